@@ -1,0 +1,1 @@
+"""Corpora: where sentences come from and how they become fairseq's binarised data."""

@@ -1,0 +1,132 @@
+"""Plain-text sentence pairs -> subwords -> fairseq's binarised data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import sentencepiece
+
+SPLITS = ("train", "valid", "test")
+
+
+class DataError(ValueError):
+    """Input that cannot be used; the message is one line that names file and line."""
+
+
+def read_lines(path: Path) -> List[str]:
+    """Lines of a UTF-8 text file, without their ends (LF or CRLF).
+
+    Raises:
+        DataError: no such file, an empty one, bytes that are not UTF-8, a NUL byte.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    if not raw:
+        raise DataError(f"{path}: the file is empty")
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raw = raw[3:]
+    lines = []
+    for number, line in enumerate(raw.rstrip(b"\n").split(b"\n"), start=1):
+        if b"\0" in line:
+            raise DataError(f"{path}:{number}: the line has a NUL byte")
+        try:
+            lines.append(line.rstrip(b"\r").decode("utf-8"))
+        except UnicodeDecodeError:
+            raise DataError(f"{path}:{number}: the line is not UTF-8") from None
+    return lines
+
+
+def read_pairs(prefix: str, src: str, tgt: str) -> List[Tuple[str, str]]:
+    """Sentence pairs of PREFIX.src and PREFIX.tgt.
+
+    Raises:
+        DataError: as :func:`read_lines`, and when the sides have different lengths.
+    """
+    sides = [Path(f"{prefix}.{language}") for language in (src, tgt)]
+    source, target = (read_lines(side) for side in sides)
+    if len(source) != len(target):
+        raise DataError(
+            f"{sides[0]} has {len(source)} lines but {sides[1]} has {len(target)}"
+        )
+    return list(zip(source, target))
+
+
+def binarize(
+    prefixes: Dict[str, str], src: str, tgt: str, out: Path, vocab_size: int, seed: int
+) -> Dict[str, int]:
+    """Make ``out``: raw text, a shared subword model and fairseq's binarised splits.
+
+    Training pairs with an empty side are dropped and counted; validation and test keep
+    every line. ``out`` appears only when it is complete.
+
+    Args:
+        prefixes: split ("train", "valid", "test") -> prefix of its two text files.
+        src, tgt: the languages, which are the files' endings.
+        out: folder to make.
+        vocab_size: size of the shared sentencepiece model, at most; a small corpus
+            gets fewer pieces.
+        seed: of the subword model.
+
+    Returns:
+        Counts of pairs by split, and "dropped".
+
+    Raises:
+        DataError: see :func:`read_pairs`.
+    """
+    if src == tgt:
+        raise DataError(f"source and target language are both {src!r}")
+    pairs = {split: read_pairs(prefixes[split], src, tgt) for split in SPLITS}
+    kept = [pair for pair in pairs["train"] if all(side.strip() for side in pair)]
+    counts = {"dropped": len(pairs["train"]) - len(kept)}
+    if not kept:
+        raise DataError(f"{prefixes['train']}.{src}: no pair without an empty side")
+    pairs["train"] = kept
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for split, chosen in pairs.items():
+        counts[split] = len(chosen)
+        for language, sentences in zip((src, tgt), zip(*chosen)):
+            _write(partial / f"raw.{split}.{language}", sentences)
+    sentencepiece.set_random_generator_seed(seed)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(side for pair in kept for side in pair),
+        model_prefix=str(partial / "subwords"),
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        split_digits=True,
+        minloglevel=2,
+    )
+    model = sentencepiece.SentencePieceProcessor(
+        model_file=str(partial / "subwords.model")
+    )
+    for split, chosen in pairs.items():
+        for language, sentences in zip((src, tgt), zip(*chosen)):
+            pieces = model.encode(list(sentences), out_type=str)
+            _write(partial / f"subwords.{split}.{language}", map(" ".join, pieces))
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--joined-dictionary"]
+    command += ["--source-lang", src, "--target-lang", tgt]
+    for split in SPLITS:
+        command += [f"--{split}pref", str(partial / f"subwords.{split}")]
+    command += ["--destdir", str(partial), "--workers", str(os.cpu_count() or 1)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        last = done.stdout.decode(errors="replace").strip().splitlines()[-1:]
+        raise DataError(f"fairseq-preprocess failed on {partial}: {' '.join(last)}")
+    (partial / "counts.json").write_text(json.dumps(counts))
+    os.replace(partial, out)
+    return counts
+
+
+def _write(path: Path, lines) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)

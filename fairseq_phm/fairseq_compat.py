@@ -1,0 +1,86 @@
+"""What differs between fairseq-fixed 0.12.3.1, fairseq 0.12.2 and their torch."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def require_fairseq() -> None:
+    """Raise ImportError with the command that installs fairseq when there is none."""
+    try:
+        import fairseq  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "fairseq":
+            raise
+        raise ImportError(
+            "fairseq_phm needs fairseq: pip install 'fairseq_phm[fairseq]' "
+            "(or, in a clone, pip install '.[fairseq]')"
+        ) from None
+
+
+def allow_fairseq_checkpoints() -> None:
+    """Let ``torch.load(weights_only=True)``, torch's default since 2.6, read fairseq's
+    checkpoints: allow-list the types that they hold besides tensors.
+
+    These are the command line's Namespace and, with ``--eval-bleu``, NumPy arrays of
+    integer n-gram counts, as NumPy 1 and NumPy 2 name them.
+    """
+    if not hasattr(torch.serialization, "add_safe_globals"):
+        return
+    reconstruct = np.array(0).__reduce__()[0]
+    safe = [argparse.Namespace, np.ndarray, np.dtype, type(np.dtype("int64"))]
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version >= (2, 6):
+        safe += [
+            (reconstruct, "numpy.core.multiarray._reconstruct"),
+            (reconstruct, "numpy._core.multiarray._reconstruct"),
+        ]
+    torch.serialization.add_safe_globals(safe)
+
+
+def import_user_dir_once(package: str) -> None:
+    """Make fairseq take every ``--user-dir .../package`` as imported already.
+
+    fairseq refuses a user directory whose name is an imported module of another path,
+    as when the plugin is both pip-installed and in a clone.
+    """
+    from fairseq import utils
+
+    class ImportedUserDirs(set):
+        def __contains__(self, path: object) -> bool:
+            return os.path.basename(str(path)) == package or super().__contains__(path)
+
+    memo = getattr(utils.import_user_module, "memo", ())
+    utils.import_user_module.memo = ImportedUserDirs(memo)
+
+
+BETTER_TRANSFORMER_COPIES = tuple(
+    f"{name}_{part}"
+    for name in ("in_proj", "out_proj", "fc1", "fc2")
+    for part in ("weight", "bias")
+)
+
+
+def leave_better_transformer(model: nn.Module) -> None:
+    """Take fairseq 0.12.2's dense copies of the weights out of its encoder layers.
+
+    That version registers eight more parameters in each ``TransformerEncoderLayerBase``
+    for torch's fused inference layer, which knows dense weights only, and which fails
+    when source sentences are padded. Other versions are left as they are.
+    """
+    for layer in model.modules():
+        if not hasattr(layer, "load_to_BT"):
+            continue
+        for name in BETTER_TRANSFORMER_COPIES:
+            if layer._parameters.pop(name, None) is not None:
+                setattr(layer, name, torch.empty(0))
+        layer.can_use_fastpath = False
+        layer._load_from_state_dict = functools.partial(
+            nn.Module._load_from_state_dict, layer
+        )

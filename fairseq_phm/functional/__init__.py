@@ -1,0 +1,17 @@
+"""The mathematics of PHM layers: pure functions on tensors, no modules, no fairseq."""
+
+from .linear import phm_linear
+from .rules import ALGEBRAS, check_sizes, make_rule, multiplication_rule, random_rule
+from .weight import kronecker_sum, low_rank_blocks, materialize
+
+__all__ = [
+    "ALGEBRAS",
+    "check_sizes",
+    "kronecker_sum",
+    "low_rank_blocks",
+    "make_rule",
+    "materialize",
+    "multiplication_rule",
+    "phm_linear",
+    "random_rule",
+]

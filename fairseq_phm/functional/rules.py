@@ -1,0 +1,125 @@
+"""Multiplication rules: the tensors A of y = (sum_i A_i kron S_i) x + b.
+
+A rule has shape (n, n, n). Of the rule of an algebra, ``rule[i, p, q]`` is the
+coefficient of the basis element e_p in the product e_i e_q.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+
+ALGEBRAS = {"real": 1, "complex": 2, "quaternion": 4, "octonion": 8, "sedenion": 16}
+"""Algebras with a fixed rule, and their dimension n."""
+
+
+def multiplication_rule(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Rule tensor (n, n, n) of a Cayley-Dickson algebra.
+
+    Args:
+        name: ``real`` (n = 1), ``complex`` (2), ``quaternion`` (4, Hamilton's
+            product), ``octonion`` (8) or ``sedenion`` (16).
+        dtype: type of the result; all entries are -1, 0 or 1.
+
+    Raises:
+        ValueError: for any other name.
+
+    Source: Cayley-Dickson doubling (a, b)(c, d) = (ac - conj(d) b, d a + b conj(c))
+    with e_0 = 1; Zhang et al. (ICLR 2021), section 2 for the quaternions.
+
+    >>> multiplication_rule("complex").tolist()
+    [[[1.0, 0.0], [0.0, 1.0]], [[0.0, -1.0], [1.0, 0.0]]]
+    """
+    if name not in ALGEBRAS:
+        raise ValueError(
+            f"unknown rule {name!r}: choose one of {', '.join(ALGEBRAS)} (or 'learned')"
+        )
+    basis = torch.eye(ALGEBRAS[name], dtype=dtype)
+    products = _cayley_dickson_product(basis[:, None, :], basis[None, :, :])
+    return products.transpose(1, 2).contiguous()
+
+
+def random_rule(n: int, generator: Optional[torch.Generator] = None) -> Tensor:
+    """Random rule (n, n, n) whose vectors ``rule[:, p, q]`` have length 1.
+
+    Unit length is what every algebra above has too. It makes each block of
+    sum_i A_i kron S_i keep the variance of the entries of S.
+
+    >>> random_rule(5).square().sum(0).allclose(torch.ones(5, 5))
+    True
+    """
+    rule = torch.randn(n, n, n, generator=generator)
+    return rule / rule.norm(dim=0, keepdim=True)
+
+
+def make_rule(
+    rule: Union[str, Tensor], n: int, generator: Optional[torch.Generator] = None
+) -> Tensor:
+    """New float32 rule (n, n, n) from ``"learned"`` (random), a name or a tensor.
+
+    Raises:
+        ValueError: for an unknown name, or a rule whose size is not (n, n, n).
+    """
+    if isinstance(rule, str):
+        if rule == "learned":
+            return random_rule(n, generator)
+        made = multiplication_rule(rule)
+        described = f"rule {rule!r}"
+    else:
+        made = rule.detach().clone()
+        described = "the given rule"
+    if made.shape != (n, n, n):
+        sizes = "x".join(map(str, made.shape))
+        raise ValueError(
+            f"{described} has size {sizes}, but n={n} needs {n}x{n}x{n}; "
+            f"the nearest n that fits this rule is {made.size(0) if made.dim() else 1}"
+        )
+    return made
+
+
+def check_sizes(in_features: int, out_features: int, n: int) -> None:
+    """Raise ValueError, naming the nearest n that fit, unless n divides both sizes.
+
+    >>> check_sizes(512, 2048, 3)
+    Traceback (most recent call last):
+    ...
+    ValueError: n=3 does not fit in_features=512, out_features=2048: n must be at \
+least 1 and divide both; nearest n that fit: 2, 4
+    """
+    sizes = f"in_features={in_features}, out_features={out_features}"
+    for size in (in_features, out_features):
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"sizes must be whole numbers of at least 1, got {sizes}")
+    common = math.gcd(in_features, out_features)
+    if isinstance(n, int) and n >= 1 and common % n == 0:
+        return
+    fitting = [d for d in range(1, common + 1) if common % d == 0]
+    number = n if isinstance(n, (int, float)) else 1
+    nearest = [d for d in fitting if d < number][-1:]
+    nearest += [d for d in fitting if d > number][:1]
+    raise ValueError(
+        f"n={n} does not fit {sizes}: n must be at least 1 and divide both; "
+        f"nearest n that fit: {', '.join(map(str, nearest)) or 1}"
+    )
+
+
+def _cayley_dickson_product(x: Tensor, y: Tensor) -> Tensor:
+    if x.size(-1) == 1:
+        return x * y
+    a, b = x.chunk(2, dim=-1)
+    c, d = y.chunk(2, dim=-1)
+    product = _cayley_dickson_product
+    return torch.cat(
+        [
+            product(a, c) - product(_conjugate(d), b),
+            product(d, a) + product(b, _conjugate(c)),
+        ],
+        dim=-1,
+    )
+
+
+def _conjugate(x: Tensor) -> Tensor:
+    return torch.cat([x[..., :1], -x[..., 1:]], dim=-1)

@@ -1,0 +1,94 @@
+"""Named sizes: what ``--arch`` chooses.
+
+Each is a dictionary of defaults for options that the user left open; fairseq's own base
+architecture fills in the rest. The quaternion Transformer is a value too: n = 4 with
+Hamilton's rule, frozen.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Dict
+
+from fairseq.models import register_model_architecture
+from fairseq.models.transformer.transformer_legacy import base_architecture
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+BASE: Dict[str, Any] = {}
+IWSLT_DE_EN = {
+    "encoder_ffn_embed_dim": 1024,
+    "encoder_attention_heads": 4,
+    "decoder_ffn_embed_dim": 1024,
+    "decoder_attention_heads": 4,
+}
+WMT_EN_DE_BIG = {
+    "encoder_embed_dim": 1024,
+    "encoder_ffn_embed_dim": 4096,
+    "encoder_attention_heads": 16,
+    "decoder_ffn_embed_dim": 4096,
+    "decoder_attention_heads": 16,
+    "dropout": 0.3,
+}
+SMALL = {
+    "encoder_embed_dim": 256,
+    "encoder_ffn_embed_dim": 512,
+    "encoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_layers": 3,
+    "decoder_attention_heads": 4,
+}
+WIDE = {
+    "phm_attention_dim": 1024,
+    "encoder_ffn_embed_dim": 4096,
+    "decoder_ffn_embed_dim": 4096,
+}
+SIZES = {
+    "": BASE,
+    "_iwslt_de_en": IWSLT_DE_EN,
+    "_wmt_en_de": BASE,
+    "_wmt_en_de_big": WMT_EN_DE_BIG,
+    "_small": SMALL,
+    "_wide": WIDE,
+}
+QUATERNION = {"phm_n": 4, "phm_rule": "quaternion", "phm_freeze_rule": True}
+
+
+def set_defaults(args: Any, defaults: Dict[str, Any]) -> None:
+    """Set the options of ``defaults`` that ``args`` does not hold, then fairseq's own.
+
+    Args:
+        args: a namespace with flat names, or a hydra DictConfig, whose ``encoder``,
+            ``decoder`` and ``quant_noise`` sections become flat names here.
+    """
+    if isinstance(args, DictConfig):
+        with open_dict(args):
+            for section in ("encoder", "decoder", "quant_noise"):
+                for name, value in (OmegaConf.select(args, section) or {}).items():
+                    args[f"{section}_{name}"] = value
+                args.pop(section, None)
+            _fill(args, defaults)
+    else:
+        _fill(args, defaults)
+
+
+def _fill(args: Any, defaults: Dict[str, Any]) -> None:
+    for name, value in defaults.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+    base_architecture(args)
+
+
+def phm_transformer(args: Any) -> None:
+    """The base size: 512/2048, 8 heads, 6 + 6 layers."""
+    set_defaults(args, BASE)
+
+
+def register_architectures() -> None:
+    """Register phm_transformer and quaternion_transformer in every size."""
+    families = {"phm_transformer": {}, "quaternion_transformer": QUATERNION}
+    for family, common in families.items():
+        for suffix, size in SIZES.items():
+            architecture = partial(set_defaults, defaults={**size, **common})
+            register_model_architecture("phm_transformer", family + suffix)(
+                architecture
+            )

@@ -1,0 +1,157 @@
+"""``phm_transformer``: fairseq's Transformer with PHM attention and FFN maps."""
+
+import argparse
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from fairseq.dataclass import ChoiceEnum
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import register_model
+from fairseq.models.transformer import TransformerConfig, TransformerModelBase
+from fairseq.tasks import FairseqTask
+
+from ..functional import ALGEBRAS
+from ..substitution import SHARE_RULE, substitute
+from .architectures import phm_transformer, register_architectures
+
+
+@dataclass
+class PHMTransformerConfig(TransformerConfig):
+    """fairseq's TransformerConfig and what the PHM layers add.
+
+    The options of :func:`fairseq_phm.substitute`, with the prefix ``phm_``.
+    """
+
+    phm_n: int = field(
+        default=4,
+        metadata={
+            "help": "n of the PHM layers: attention and FFN maps keep 1/n of their "
+            "weights (plus n^3 for each rule); training time stays that of the dense "
+            "layer. 1: dense"
+        },
+    )
+    phm_attention_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the attention maps, which are a third of the base model's "
+            "linear weights in each encoder layer and half in each decoder layer; "
+            "wins over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
+        },
+    )
+    phm_ffn_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the feed-forward maps, the other linear weights; wins over "
+            "--phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
+        },
+    )
+    phm_encoder_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the encoder's maps, 3/7 of the base model's linear weights; "
+            "wins over --phm-n; no effect on speed"
+        },
+    )
+    phm_decoder_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the decoder's maps, 4/7 of the base model's linear weights; "
+            "wins over --phm-n; no effect on speed"
+        },
+    )
+    phm_rule: ChoiceEnum(["learned", *ALGEBRAS]) = field(
+        default="learned",
+        metadata={
+            "help": "multiplication rule: learned from a random start, or learned from "
+            "the start of an algebra (complex n=2, quaternion n=4, octonion n=8, "
+            "sedenion n=16); no effect on parameters and speed"
+        },
+    )
+    phm_freeze_rule: bool = field(
+        default=False,
+        metadata={
+            "help": "do not train the rule: n^3 fewer parameters per rule and a "
+            "slightly cheaper backward pass"
+        },
+    )
+    phm_share_rule: ChoiceEnum(list(SHARE_RULE)) = field(
+        default="none",
+        metadata={
+            "help": "one learned rule per map (none), per attention block while each "
+            "FFN map keeps its own (block), per layer, per encoder or decoder (stack), "
+            "or one in all (model): saves n^3 parameters for each rule that goes, "
+            "which matters from n=16; no effect on speed"
+        },
+    )
+    phm_fuse_qkv: bool = field(
+        default=False,
+        metadata={
+            "help": "one PHM layer for q, k and v of self-attention (3d x d), one for "
+            "k and v of cross-attention (2d x d), as in the paper's text: saves 2 n^3 "
+            "and n^3 parameters a block; building the weights takes somewhat longer"
+        },
+    )
+    phm_rank: int = field(
+        default=0,
+        metadata={
+            "help": "rank r of the blocks S_i = U_i V_i: a map has r (in + out) "
+            "weights instead of in out / n; one more small matrix product per map. "
+            "0: full rank"
+        },
+    )
+    phm_attention_dim: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "inner width of attention (outputs of q, k and v), the embedding "
+            "width by default; parameters and time of attention grow with it"
+        },
+    )
+
+    def substitution(self) -> dict:
+        """Keyword arguments of :func:`fairseq_phm.substitute`."""
+        prefix = "phm_"
+        return {
+            name[len(prefix) :]: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name.startswith(prefix)
+        }
+
+
+@register_model("phm_transformer")
+class PHMTransformerModel(TransformerModelBase):
+    """Transformer with PHM layers (Zhang et al., ICLR 2021, section 3.3).
+
+    Built as fairseq's Transformer, then changed by :func:`fairseq_phm.substitute`.
+    Command line: ``--arch phm_transformer``; hydra: ``model._name: phm_transformer``;
+    Python: ``PHMTransformerModel.from_pretrained(directory, ...)``.
+    """
+
+    def __init__(self, cfg: Any, encoder: Any, decoder: Any) -> None:
+        super().__init__(PHMTransformerConfig.from_namespace(cfg), encoder, decoder)
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the command-line flags of :class:`PHMTransformerConfig`."""
+        gen_parser_from_dataclass(
+            parser, PHMTransformerConfig(), delete_default=True, with_prefix=""
+        )
+
+    @classmethod
+    def build_model(cls, args: Any, task: FairseqTask) -> "PHMTransformerModel":
+        """Build the model from a namespace, a DictConfig or a PHMTransformerConfig.
+
+        Raises:
+            ValueError: quant-noise is on, or an option does not fit the sizes.
+        """
+        if not isinstance(args, PHMTransformerConfig):
+            phm_transformer(args)
+        cfg = PHMTransformerConfig.from_namespace(args)
+        if cfg.quant_noise.pq > 0 or cfg.quant_noise.scalar > 0:
+            raise ValueError(
+                "quant-noise does not work with PHM layers: "
+                "drop --quant-noise-pq and --quant-noise-scalar"
+            )
+        return substitute(super().build_model(cfg, task), **cfg.substitution())
+
+
+register_architectures()

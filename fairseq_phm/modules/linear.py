@@ -1,0 +1,274 @@
+"""PHMLinear, a drop-in for ``nn.Linear`` with 1/n of its weights."""
+
+import math
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..functional import (
+    check_sizes,
+    low_rank_blocks,
+    make_rule,
+    materialize,
+    phm_linear,
+)
+
+
+class PHMLinear(nn.Module):
+    """y = H x + b with H = sum_i kron(A_i, S_i) (Zhang et al., ICLR 2021, equation 2).
+
+    Parameters: ``rule`` (n, n, n) with rule[i] = A_i; ``blocks`` (n, out/n, in/n) with
+    blocks[i] = S_i; ``bias`` (out,). They hold out*in/n + n^3 + out numbers; a dense
+    layer holds out*in + out. ``weight`` is H, (out, in), computed when it is read.
+
+    Args:
+        in_features, out_features: as in ``nn.Linear``; n divides both.
+        n: number of summands. n = 1 is the dense layer: ``blocks[0]`` is its weight
+            and ``rule`` is None.
+        bias: False for a layer without bias.
+        rule: ``"learned"`` starts at random; the name of an algebra (see
+            ``multiplication_rule``) or a tensor (n, n, n) is a warm start that goes on
+            learning; an ``nn.Parameter`` is not copied but shared with its owner:
+            stored once in a checkpoint, with one gradient.
+        freeze_rule: the rule is a buffer: neither trained nor counted.
+        rank: r > 0 gives low-rank blocks S_i = U_i V_i: ``blocks_u`` (n, out/n, r) and
+            ``blocks_v`` (n, r, in/n) are the parameters then, and ``blocks`` is None.
+            Saves parameters, not time.
+        std: standard deviation of H at the start; default 1/sqrt(3 in), as nn.Linear.
+        generator: source of the random start; default: torch's own.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: sizes that n does not divide, n < 1, an unknown rule, a rule of
+            another size, a negative rank.
+
+    Shapes: input (..., in), output (..., out).
+
+    >>> layer = PHMLinear(512, 2048, n=4)
+    >>> layer(torch.zeros(7, 3, 512)).shape
+    torch.Size([7, 3, 2048])
+    >>> sum(p.numel() for p in layer.parameters()) == 512 * 2048 // 4 + 4**3 + 2048
+    True
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        n: int,
+        bias: bool = True,
+        rule: Union[str, Tensor] = "learned",
+        freeze_rule: bool = False,
+        rank: int = 0,
+        std: Optional[float] = None,
+        generator: Optional[torch.Generator] = None,
+        device: Any = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(in_features, out_features, n)
+        if rank < 0:
+            raise ValueError(f"rank must be 0 (full) or more, got {rank}")
+        self.in_features = in_features
+        self.out_features = out_features
+        self.n = n
+        self.rank = rank
+        self.redraw_rule = isinstance(rule, str) and rule == "learned"
+        self.borrowed: Tuple[str, ...] = ()
+
+        def new(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        height, width = out_features // n, in_features // n
+        self.blocks = None if rank else new(n, height, width)
+        self.blocks_u = new(n, height, rank) if rank else None
+        self.blocks_v = new(n, rank, width) if rank else None
+        self.bias = new(out_features) if bias else None
+        if n == 1:
+            self.rule = None
+        elif isinstance(rule, nn.Parameter) and not freeze_rule:
+            if rule.shape != (n, n, n):
+                make_rule(rule, n)
+            self.rule = rule
+            self.borrowed = ("rule",)
+        else:
+            values = make_rule(rule, n, generator).to(
+                device=device, dtype=dtype or torch.get_default_dtype()
+            )
+            if freeze_rule:
+                self.register_buffer("rule", values)
+            else:
+                self.rule = nn.Parameter(values)
+        self.redraw_rule = self.redraw_rule and n > 1
+        self.reset_parameters(std, generator)
+
+    @property
+    def weight(self) -> Tensor:
+        """H, of shape (out, in), differentiable in rule and blocks."""
+        return materialize(self.rule, self.full_blocks())
+
+    def full_blocks(self) -> Tensor:
+        """S, of shape (n, out/n, in/n): ``blocks``, or U V for low-rank blocks."""
+        if self.blocks is None:
+            return low_rank_blocks(self.blocks_u, self.blocks_v)
+        return self.blocks
+
+    def forward(self, input: Tensor) -> Tensor:
+        return phm_linear(input, self.rule, self.full_blocks(), self.bias)
+
+    @torch.no_grad()
+    def reset_parameters(
+        self, std: Optional[float] = None, generator: Optional[torch.Generator] = None
+    ) -> None:
+        """Draw blocks, bias and a learned rule anew; H has zero mean and ``std`` then.
+
+        Entries are uniform, as those of ``nn.Linear``; a final scaling makes the root
+        mean square of H equal to ``std`` for every rule, n and rank. A rule with a warm
+        start, a frozen or a borrowed one stays as it is.
+        """
+        if self.redraw_rule:
+            self.rule.copy_(make_rule("learned", self.n, generator))
+        for factor in (self.blocks, self.blocks_u, self.blocks_v):
+            if factor is not None:
+                factor.copy_(torch.rand(factor.shape, generator=generator) * 2 - 1)
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_features)
+            self.bias.copy_(
+                (torch.rand(self.bias.shape, generator=generator) * 2 - 1) * bound
+            )
+        if std is None:
+            std = 1 / math.sqrt(3 * self.in_features)
+        blocks = self.full_blocks().float()
+        rule = None if self.rule is None else self.rule.float()
+        present = materialize(rule, blocks).square().mean().sqrt()
+        scale = std / present.clamp_min(torch.finfo(torch.float32).tiny)
+        (self.blocks if self.blocks_u is None else self.blocks_u).mul_(scale)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_features}, {self.out_features}, n={self.n}"
+        text += f", bias={self.bias is not None}"
+        if self.rank:
+            text += f", rank={self.rank}"
+        if self.rule is not None and not isinstance(self.rule, nn.Parameter):
+            text += ", frozen rule"
+        if self.borrowed:
+            text += f", shares {' and '.join(self.borrowed)}"
+        return text
+
+    # A borrowed parameter is left out of a state dict that already holds it, under the
+    # name of its owner or of another borrower, and may be missing when one is loaded.
+
+    def _save_to_state_dict(
+        self, destination: Dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.borrowed:
+            key = prefix + name
+            address = destination[key].data_ptr()
+            if any(
+                other != key
+                and other.endswith("." + name)
+                and destination[other].data_ptr() == address
+                for other in destination
+            ):
+                del destination[key]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Dict[str, Any],
+        prefix: str,
+        local_metadata: Dict[str, Any],
+        strict: bool,
+        missing_keys: List[str],
+        unexpected_keys: List[str],
+        error_msgs: List[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+        for name in self.borrowed:
+            if prefix + name in missing_keys:
+                missing_keys.remove(prefix + name)
+
+
+class PHMLinearRows(PHMLinear):
+    """A slice of the outputs of a wider PHM layer, as a layer of its own.
+
+    The layers of one ``split`` share rule and blocks; each has its own bias. This is
+    how the queries, keys and values of attention become one PHM layer (3d x d) while
+    the attention module goes on calling three.
+    """
+
+    def __init__(self, fused: PHMLinear, start: int, stop: int, borrow: bool) -> None:
+        nn.Module.__init__(self)
+        self.in_features = fused.in_features
+        self.out_features = stop - start
+        self.n = fused.n
+        self.rank = fused.rank
+        self.start = start
+        self.stop = stop
+        self.redraw_rule = False
+        shared = ("rule", "blocks", "blocks_u", "blocks_v")
+        frozen = "rule" in fused._buffers
+        for name in shared:
+            if name == "rule" and frozen:
+                self.register_buffer(name, fused.rule)
+            else:
+                self.register_parameter(name, getattr(fused, name))
+        self.bias = (
+            None
+            if fused.bias is None
+            else nn.Parameter(fused.bias.detach()[start:stop].clone())
+        )
+        self.borrowed = (
+            tuple(name for name in shared if name in dict(self.named_parameters()))
+            if borrow
+            else fused.borrowed
+        )
+
+    @classmethod
+    def split(cls, fused: PHMLinear, sizes: List[int]) -> List["PHMLinearRows"]:
+        """Layers for the first sizes[0] outputs of ``fused``, the next sizes[1], ...
+
+        Args:
+            fused: layer (sum(sizes), in); its rule and blocks live on in the results.
+            sizes: number of outputs of each result.
+
+        Raises:
+            ValueError: unless the sizes add up to the outputs of ``fused``.
+
+        >>> fused = PHMLinear(8, 24, n=4)
+        >>> query, key, value = PHMLinearRows.split(fused, [8, 8, 8])
+        >>> query.weight.equal(fused.weight[:8]), value.weight.equal(fused.weight[16:])
+        (True, True)
+        """
+        if sum(sizes) != fused.out_features or min(sizes) < 1:
+            raise ValueError(
+                f"sizes {sizes} do not add up to out_features={fused.out_features}"
+            )
+        stops = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        return [
+            cls(fused, stop - size, stop, borrow=stop != sizes[0])
+            for size, stop in zip(sizes, stops)
+        ]
+
+    @property
+    def weight(self) -> Tensor:
+        """H of these outputs, of shape (stop - start, in)."""
+        return materialize(self.rule, self.full_blocks(), self.start, self.stop)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight, self.bias)
+
+    def reset_parameters(
+        self, std: Optional[float] = None, generator: Optional[torch.Generator] = None
+    ) -> None:
+        raise RuntimeError("reset the fused layer before it is split, not its rows")

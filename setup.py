@@ -1,0 +1,20 @@
+"""Installs the plugin; see README.md for how fairseq itself gets installed."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="fairseq_phm",
+    version="0.1.0",
+    description="Parameterized hypercomplex multiplication (PHM) layers for fairseq",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.9",
+    packages=find_packages(include=["fairseq_phm", "fairseq_phm.*"]),
+    install_requires=["numpy", "torch>=2.0", "sentencepiece", "sacrebleu"],
+    extras_require={
+        "fairseq": ["fairseq-fixed==0.12.3.1"],
+        "recipes": ["babel", "num2words", "tabulate", "tqdm"],
+        "test": ["pytest", "ruff"],
+    },
+)

@@ -1,0 +1,291 @@
+"""PHMLinear: a drop-in for nn.Linear."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fairseq_phm import PHMLinear, multiplication_rule
+from fairseq_phm.modules import PHMLinearRows
+
+VARIANTS = {
+    "dense": dict(n=1),
+    "learned": dict(n=4),
+    "n=5": dict(n=5),
+    "warm": dict(n=4, rule="quaternion"),
+    "quaternion": dict(n=4, rule="quaternion", freeze_rule=True),
+    "frozen": dict(n=2, freeze_rule=True),
+    "tensor": dict(n=3, rule=torch.randn(3, 3, 3)),
+    "low rank": dict(n=4, rank=2),
+    "dense low rank": dict(n=1, rank=2),
+    "no bias": dict(n=2, bias=False),
+}
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def layer(request):
+    torch.manual_seed(1)
+    return PHMLinear(60, 120, **VARIANTS[request.param])
+
+
+def exact_weight(layer):
+    blocks = layer.full_blocks().detach().double().numpy()
+    if layer.rule is None:
+        return blocks[0]
+    rule = layer.rule.detach().double().numpy()
+    return sum(np.kron(a, s) for a, s in zip(rule, blocks))
+
+
+def test_weight_and_output_are_exact(layer):
+    exact = exact_weight(layer)
+    assert layer.weight.shape == (120, 60)
+    np.testing.assert_allclose(layer.weight.detach().numpy(), exact, atol=1e-6)
+    for shape in [(60,), (1, 60), (7, 60), (2, 3, 60), (0, 60), (2, 0, 4, 60)]:
+        x = torch.randn(shape)
+        y = layer(x)
+        assert y.shape == (*shape[:-1], 120)
+        expected = x.double().numpy() @ exact.T
+        if layer.bias is not None:
+            expected = expected + layer.bias.detach().double().numpy()
+        np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-5)
+
+
+def test_gradients_equal_those_of_the_dense_layer(layer):
+    dense = nn.Linear(60, 120, bias=layer.bias is not None)
+    dense.weight.data.copy_(layer.weight)
+    x = torch.randn(9, 60, requires_grad=True)
+    if layer.bias is not None:
+        dense.bias.data.copy_(layer.bias)
+    twin = x.detach().clone().requires_grad_()
+    layer(x).square().sum().backward()
+    dense(twin).square().sum().backward()
+    torch.testing.assert_close(x.grad, twin.grad)
+    grads = torch.autograd.grad(layer.weight, layer.parameters(), dense.weight.grad,
+                                allow_unused=True)  # fmt: skip
+    for parameter, grad in zip(layer.parameters(), grads):
+        if grad is None:
+            torch.testing.assert_close(parameter.grad, dense.bias.grad)
+        else:
+            torch.testing.assert_close(parameter.grad, grad)
+
+
+def test_gradcheck(layer):
+    torch.manual_seed(2)
+    small = PHMLinear(6, 12, n=3, dtype=torch.double)
+    x = torch.randn(2, 6, dtype=torch.double, requires_grad=True)
+    inputs = [p.detach().clone().requires_grad_() for p in small.parameters()]
+    names = [name for name, _ in small.named_parameters()]
+
+    def call(x, *values):
+        return torch.func.functional_call(small, dict(zip(names, values)), (x,))
+
+    assert torch.autograd.gradcheck(call, (x, *inputs))
+
+
+def test_parameter_counts():
+    def count(**options):
+        return sum(p.numel() for p in PHMLinear(512, 2048, **options).parameters())
+
+    dense = 512 * 2048
+    assert count(n=1) == dense + 2048
+    assert count(n=8) == dense // 8 + 8**3 + 2048
+    assert count(n=8, bias=False) == dense // 8 + 8**3
+    assert count(n=4, rule="quaternion") == dense // 4 + 4**3 + 2048
+    assert count(n=4, rule="quaternion", freeze_rule=True) == dense // 4 + 2048
+    assert count(n=4, rank=3, bias=False) == 3 * (512 + 2048) + 4**3
+
+
+RULES = ["learned", "algebra", "tensor"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 8, 16])
+@pytest.mark.parametrize("rank", [0, 1, 4])
+def test_initial_variance(n, rule, rank):
+    names = {2: "complex", 4: "quaternion", 8: "octonion", 16: "sedenion"}
+    values = {"algebra": names.get(n, "learned"), "tensor": 3 * torch.rand(n, n, n)}
+    for std in (None, 0.02, 1.5):
+        torch.manual_seed(n)
+        layer = PHMLinear(
+            512 // n * n, 2048 // n * n, n, rule=values.get(rule, rule), std=std, rank=rank
+        )  # fmt: skip
+        H = layer.weight.detach().double()
+        expected = std or 1 / (3 * layer.in_features) ** 0.5
+        assert H.std().item() == pytest.approx(expected, rel=0.05)
+        assert abs(H.mean().item()) < 0.05 * expected
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16])
+def test_each_part_of_the_weight_has_the_variance(n):
+    torch.manual_seed(0)
+    parts = PHMLinear(512, 2048, n, std=1.0).weight.view(n, -1, n, 512 // n)
+    stds = parts.transpose(1, 2).reshape(n * n, -1).std(1)
+    assert stds.min() > 0.9 and stds.max() < 1.1
+
+
+def test_seed():
+    def draw(seed, **options):
+        return PHMLinear(8, 8, 2, **options).weight
+
+    torch.manual_seed(3)
+    first = draw(3)
+    second = draw(3)
+    torch.manual_seed(3)
+    assert torch.equal(first, draw(3)) and not torch.equal(first, second)
+    a, b = (draw(0, generator=torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(a, b)
+
+
+def test_reset_parameters():
+    layer = PHMLinear(64, 64, 4, rule="quaternion")
+    layer.rule.data.add_(0.5)
+    before = layer.weight
+    layer.reset_parameters(std=0.3)
+    assert not torch.equal(layer.weight, before)
+    assert layer.weight.std().item() == pytest.approx(0.3, rel=0.05)
+    assert torch.equal(layer.rule, multiplication_rule("quaternion") + 0.5)
+
+
+def test_rule_values():
+    quaternion = multiplication_rule("quaternion")
+    warm = PHMLinear(8, 8, 4, rule="quaternion")
+    assert torch.equal(warm.rule, quaternion) and warm.rule.requires_grad
+    frozen = PHMLinear(8, 8, 4, rule="quaternion", freeze_rule=True)
+    assert torch.equal(frozen.rule, quaternion) and not frozen.rule.requires_grad
+    assert "rule" in dict(frozen.named_buffers()) and "rule" in frozen.state_dict()
+    given = torch.randn(2, 2, 2)
+    copied = PHMLinear(8, 8, 2, rule=given)
+    assert torch.equal(copied.rule, given)
+    given.zero_()
+    assert copied.rule.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (dict(in_features=6, out_features=8, n=4), "in_features=6, out_features=8.* 2"),
+        (dict(in_features=8, out_features=8, n=0), "n=0"),
+        (dict(in_features=8, out_features=8, n=4, rule="quaternions"), "unknown rule"),
+        (dict(in_features=8, out_features=8, n=2, rule="quaternion"), "4x4x4.*n=2"),
+        (dict(in_features=8, out_features=8, n=2, rule=torch.ones(3, 3, 3)), "3x3x3"),
+        (dict(in_features=8, out_features=8, n=2, rank=-1), "rank"),
+        (
+            dict(in_features=8, out_features=8, n=2, rule=nn.Parameter(torch.ones(4))),
+            "has size 4, but n=2",
+        ),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        PHMLinear(**options)
+
+
+def test_shared_rule_is_stored_once_and_has_one_gradient():
+    owner = PHMLinear(8, 8, 2)
+    model = nn.Sequential(owner, PHMLinear(8, 16, 2, rule=owner.rule), nn.ReLU())
+    model.append(PHMLinear(16, 4, 2, rule=owner.rule))
+    assert [k for k in model.state_dict() if "rule" in k] == ["0.rule"]
+    assert sum(p is owner.rule for p in model.parameters()) == 1
+    x = torch.randn(3, 8)
+    model(x).sum().backward()
+    separate = copy.deepcopy(model)
+    for layer in (separate[1], separate[3]):
+        layer.rule = nn.Parameter(layer.rule.detach().clone())
+    separate.zero_grad()
+    separate(x).sum().backward()
+    total = sum(separate[i].rule.grad for i in (0, 1, 3))
+    torch.testing.assert_close(owner.rule.grad, total)
+
+
+def test_shared_rule_loads_strictly():
+    def build():
+        owner = PHMLinear(8, 8, 2)
+        return nn.Sequential(owner, PHMLinear(8, 8, 2, rule=owner.rule))
+
+    model, other = build(), build()
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file))
+    assert other[0].rule is other[1].rule
+    torch.testing.assert_close(other[1].weight, model[1].weight)
+    alone = model[1].state_dict()
+    assert "rule" in alone
+    other[1].load_state_dict(alone)
+    broken = {k: v for k, v in model.state_dict().items() if k != "0.rule"}
+    with pytest.raises(RuntimeError, match="0.rule"):
+        other.load_state_dict(broken)
+
+
+def test_copies_and_pickles(layer):
+    x = torch.randn(2, 60)
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(x), layer(x))
+        assert not {id(p) for p in other.parameters()} & {
+            id(p) for p in layer.parameters()
+        }
+
+
+def test_half_precision_and_autocast(layer):
+    x = torch.randn(16, 60)
+    exact = layer(x).detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+        assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    torch.testing.assert_close(y.float(), exact, atol=0.05, rtol=0.05)
+    low = copy.deepcopy(layer).to(torch.bfloat16)
+    assert low.weight.dtype == torch.bfloat16
+    y = low(x.bfloat16()).float()
+    torch.testing.assert_close(y, exact, atol=0.1, rtol=0.1)
+
+
+def test_torchscript(layer):
+    x = torch.randn(5, 60)
+    scripted = torch.jit.script(layer)
+    torch.testing.assert_close(scripted(x), layer(x))
+    exported = torch.jit.freeze(scripted.eval())
+    torch.testing.assert_close(exported(x), layer(x))
+
+
+def test_meta_device_and_dtype():
+    assert PHMLinear(8, 8, 2, device="meta").weight.is_meta
+    assert PHMLinear(8, 8, 2, dtype=torch.float64).weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("options", [dict(n=4), dict(n=4, rank=2), dict(n=1),
+                                     dict(n=4, rule="quaternion", freeze_rule=True)])  # fmt: skip
+def test_rows_of_a_fused_layer(options):
+    fused = PHMLinear(16, 48, **options)
+    parts = PHMLinearRows.split(fused, [16, 20, 12])
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(torch.cat([part(x) for part in parts], -1), fused(x))
+    torch.testing.assert_close(torch.cat([p.weight for p in parts]), fused.weight)
+    for part in parts:
+        torch.testing.assert_close(torch.jit.script(part)(x), part(x))
+        assert part.bias.shape == (part.out_features,)
+    model = nn.ModuleList(parts)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == sum(p.numel() for p in fused.parameters())
+    trained = {k for k in model.state_dict() if "blocks" in k}
+    assert all(key.startswith("0.") for key in trained)
+    other = nn.ModuleList(
+        PHMLinearRows.split(PHMLinear(16, 48, **options), [16, 20, 12])
+    )
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(other[2](x), parts[2](x))
+    with pytest.raises(ValueError, match="do not add up to out_features=48"):
+        PHMLinearRows.split(fused, [16, 16])
+
+
+def test_forward_equals_functional_linear(layer):
+    x = torch.randn(4, 60)
+    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert "PHMLinear(60, 120, n=" in repr(layer)
