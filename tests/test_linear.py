@@ -74,17 +74,18 @@ def test_gradients_equal_those_of_the_dense_layer(layer):
             torch.testing.assert_close(parameter.grad, grad)
 
 
-def test_gradcheck(layer):
-    torch.manual_seed(2)
-    small = PHMLinear(6, 12, n=3, dtype=torch.double)
-    x = torch.randn(2, 6, dtype=torch.double, requires_grad=True)
-    inputs = [p.detach().clone().requires_grad_() for p in small.parameters()]
-    names = [name for name, _ in small.named_parameters()]
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_gradcheck(options):
+    n = options["n"]
+    layer = PHMLinear(2 * n, 3 * n, **options, dtype=torch.double)
+    x = torch.randn(2, 2 * n, dtype=torch.double, requires_grad=True)
+    names = [name for name, _ in layer.named_parameters()]
+    values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
 
     def call(x, *values):
-        return torch.func.functional_call(small, dict(zip(names, values)), (x,))
+        return torch.func.functional_call(layer, dict(zip(names, values)), (x,))
 
-    assert torch.autograd.gradcheck(call, (x, *inputs))
+    assert torch.autograd.gradcheck(call, (x, *values))
 
 
 def test_parameter_counts():
@@ -111,9 +112,8 @@ def test_initial_variance(n, rule, rank):
     values = {"algebra": names.get(n, "learned"), "tensor": 3 * torch.rand(n, n, n)}
     for std in (None, 0.02, 1.5):
         torch.manual_seed(n)
-        layer = PHMLinear(
-            512 // n * n, 2048 // n * n, n, rule=values.get(rule, rule), std=std, rank=rank
-        )  # fmt: skip
+        sizes = 512 // n * n, 2048 // n * n
+        layer = PHMLinear(*sizes, n, rule=values.get(rule, rule), std=std, rank=rank)
         H = layer.weight.detach().double()
         expected = std or 1 / (3 * layer.in_features) ** 0.5
         assert H.std().item() == pytest.approx(expected, rel=0.05)
@@ -260,11 +260,13 @@ def test_meta_device_and_dtype():
     assert PHMLinear(8, 8, 2, dtype=torch.float64).weight.dtype == torch.float64
 
 
-@pytest.mark.parametrize("options", [dict(n=4), dict(n=4, rank=2), dict(n=1),
-                                     dict(n=4, rule="quaternion", freeze_rule=True)])  # fmt: skip
-def test_rows_of_a_fused_layer(options):
-    fused = PHMLinear(16, 48, **options)
-    parts = PHMLinearRows.split(fused, [16, 20, 12])
+@pytest.mark.parametrize("name", ["dense", "learned", "quaternion", "low rank"])
+def test_rows_of_a_fused_layer(name):
+    def split():
+        fused = PHMLinear(16, 48, **VARIANTS[name])
+        return fused, PHMLinearRows.split(fused, [16, 20, 12])
+
+    fused, parts = split()
     x = torch.randn(3, 16)
     torch.testing.assert_close(torch.cat([part(x) for part in parts], -1), fused(x))
     torch.testing.assert_close(torch.cat([p.weight for p in parts]), fused.weight)
@@ -276,9 +278,7 @@ def test_rows_of_a_fused_layer(options):
     assert count == sum(p.numel() for p in fused.parameters())
     trained = {k for k in model.state_dict() if "blocks" in k}
     assert all(key.startswith("0.") for key in trained)
-    other = nn.ModuleList(
-        PHMLinearRows.split(PHMLinear(16, 48, **options), [16, 20, 12])
-    )
+    other = nn.ModuleList(split()[1])
     other.load_state_dict(model.state_dict())
     torch.testing.assert_close(other[2](x), parts[2](x))
     with pytest.raises(ValueError, match="do not add up to out_features=48"):

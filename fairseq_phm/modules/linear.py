@@ -235,12 +235,16 @@ class PHMLinearRows(PHMLinear):
         )
 
     @classmethod
-    def split(cls, fused: PHMLinear, sizes: List[int]) -> List["PHMLinearRows"]:
+    def split(
+        cls, fused: PHMLinear, sizes: List[int], owner: int = 0
+    ) -> List["PHMLinearRows"]:
         """Layers for the first sizes[0] outputs of ``fused``, the next sizes[1], ...
 
         Args:
             fused: layer (sum(sizes), in); its rule and blocks live on in the results.
             sizes: number of outputs of each result.
+            owner: which result a checkpoint stores rule and blocks with; take the one
+                that the model registers first.
 
         Raises:
             ValueError: unless the sizes add up to the outputs of ``fused``.
@@ -256,8 +260,8 @@ class PHMLinearRows(PHMLinear):
             )
         stops = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         return [
-            cls(fused, stop - size, stop, borrow=stop != sizes[0])
-            for size, stop in zip(sizes, stops)
+            cls(fused, stop - size, stop, borrow=i != owner)
+            for i, (size, stop) in enumerate(zip(sizes, stops))
         ]
 
     @property

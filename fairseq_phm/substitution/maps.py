@@ -65,20 +65,19 @@ def find_maps(
             f"unknown kind of sublayer {', '.join(sorted(unknown))}: "
             f"choose from {', '.join(FAIRSEQ_MAPS)}"
         )
-    found = []
-    for owner_path, owner in model.named_modules():
-        children = dict(owner.named_children())
+    found, seen = [], set()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path, module in modules.items():
+        owner_path, _, name = path.rpartition(".")
+        owner = modules[owner_path]
+        if not isinstance(module, types) or (id(owner), name) in seen:
+            continue
+        seen.add((id(owner), name))
         for kind in (_attention_kind(owner, owner_path), "ffn"):
-            names = maps.get(kind, ())
-            if not names or not children.keys() >= set(names):
-                continue
-            layer = owner_path if kind == "ffn" else owner_path.rpartition(".")[0]
-            for name, child in children.items():
-                if name in names and isinstance(child, types):
-                    path = f"{owner_path}.{name}" if owner_path else name
-                    found.append(
-                        LinearMap(owner, name, path, kind, _stack(path), layer)
-                    )
+            names = set(maps.get(kind, ()))
+            if name in names and names <= owner._modules.keys():
+                layer = owner_path if kind == "ffn" else owner_path.rpartition(".")[0]
+                found.append(LinearMap(owner, name, path, kind, _stack(path), layer))
     return found
 
 

@@ -124,7 +124,10 @@ def substitute(
             )
             if fused.rule is not None:
                 rules.setdefault(scope, fused.rule)
-            built[tied] = [fused] if len(old) == 1 else PHMLinearRows.split(fused, outs)
+            built[tied] = [fused]
+            if len(group) > 1:
+                owner = group.index(min(group, key=found.index))
+                built[tied] = PHMLinearRows.split(fused, outs, owner)
             for dense, layer in zip(old, built[tied]):
                 if layer.bias is not None and layer.bias.shape == dense.bias.shape:
                     layer.bias.data.copy_(dense.bias.data)

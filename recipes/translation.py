@@ -1,0 +1,329 @@
+"""Trains phm_transformer on a corpus of sentence pairs, translates, scores."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+from sacrebleu.metrics import BLEU
+from tabulate import tabulate
+from tqdm import tqdm
+
+from data_prep.cldr import LANGUAGES, write_corpus
+from data_prep.parallel import SPLITS, DataError, binarize, read_lines
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class RunError(RuntimeError):
+    """A stage that failed; the message is one line."""
+
+
+def main() -> None:
+    """Command line of ``recipes/quickstart.sh``."""
+    options = parse_arguments(sys.argv[1:])
+    models = {f"phm_transformer n={options.n}": options.n}
+    if options.compare:
+        models["transformer (dense)"] = 1
+    try:
+        data = prepare(options)
+        results = [run(name, n, data, options) for name, n in models.items()]
+    except (DataError, RunError, OSError) as error:
+        sys.exit(f"quickstart: {error}")
+    except KeyboardInterrupt:
+        print("\nquickstart: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    report(results)
+
+
+def parse_arguments(arguments: List[str]) -> argparse.Namespace:
+    """Options of a run; ``extra`` holds what follows ``--``, for fairseq-train."""
+    parser = argparse.ArgumentParser(
+        prog="quickstart.sh",
+        description=f"{__doc__} Without --train, --valid and --test the corpus is made "
+        "from Unicode CLDR data: dates, times, amounts, units and places.",
+        epilog="What follows -- goes to fairseq-train, e.g. -- --phm-share-rule block. "
+        "A second run reuses what is there; an interrupted one goes on.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--src", default="en", help=f"source language; demo: {', '.join(LANGUAGES)}")
+    add("--tgt", default="de", help="target language")
+    for split in SPLITS:
+        add(f"--{split}", metavar="PREFIX", help="your own PREFIX.SRC and PREFIX.TGT")
+    add("--compare", action="store_true", help="train the dense twin in the same run")
+    add("--n", type=int, default=4, help="PHM n: 1/n of the weights")
+    add("--arch", default="phm_transformer_small", help="fairseq architecture")
+    add("--updates", type=int, default=1200, help="training updates")
+    add("--max-tokens", type=int, default=4000, help="tokens in a batch")
+    add("--lr", type=float, default=2e-3, help="peak learning rate")
+    add("--vocab-size", type=int, default=2000, help="subwords, shared by both sides")
+    add("--beam", type=int, default=5, help="beam of the search")
+    add("--seed", type=int, default=1, help="seed of corpus and training")
+    add("--out", type=Path, default=ROOT / "runs" / "quickstart", help="work folder")
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:end])
+    options.extra = arguments[end + 1 :]
+    own = [split for split in SPLITS if getattr(options, split)]
+    if own and len(own) < len(SPLITS):
+        parser.error("--train, --valid and --test go together")
+    if not own and not {options.src, options.tgt} <= set(LANGUAGES):
+        parser.error(f"the demo corpus has the languages {', '.join(LANGUAGES)} only")
+    if options.src == options.tgt:
+        parser.error(f"--src and --tgt are both {options.src}")
+    for number in ("n", "updates", "max_tokens", "vocab_size", "beam"):
+        if getattr(options, number) < 1:
+            parser.error(f"--{number.replace('_', '-')} must be at least 1")
+    return options
+
+
+def prepare(options: argparse.Namespace) -> Path:
+    """Folder with the binarised corpus, made unless it is there."""
+    pair = f"{options.src}-{options.tgt}"
+    if options.train:
+        prefixes = {split: getattr(options, split) for split in SPLITS}
+        files = [
+            Path(f"{prefix}.{language}").absolute()
+            for prefix in prefixes.values()
+            for language in (options.src, options.tgt)
+        ]
+        stamp: Any = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    else:
+        corpus = options.out / f"cldr-{pair}-seed{options.seed}"
+        prefixes = {split: str(corpus / split) for split in SPLITS}
+        stamp = f"cldr {options.seed}"
+        if not corpus.is_dir():
+            step(f"Writing the demo corpus {corpus}")
+            write_corpus(options.src, options.tgt, corpus, seed=options.seed)
+    stamp = [stamp, options.vocab_size, options.seed]
+    data = options.out / f"data-{pair}-{digest(stamp)}"
+    if data.is_dir():
+        step(f"Using {data}")
+    else:
+        step(f"Subwords and fairseq-preprocess into {data}")
+        binarize(
+            prefixes, options.src, options.tgt, data, options.vocab_size, options.seed
+        )
+    counts = json.loads((data / "counts.json").read_text())
+    print("Sentence pairs: " + ", ".join(f"{k} {v:,}" for k, v in counts.items()))
+    return data
+
+
+def run(name: str, n: int, data: Path, options: argparse.Namespace) -> Dict[str, Any]:
+    """Train, translate and score one model; results of an equal run are read back."""
+    train = [
+        "--arch", options.arch, "--phm-n", str(n),
+        "--encoder-normalize-before", "--decoder-normalize-before",
+        "--share-all-embeddings", "--dropout", "0.1",
+        "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--clip-norm", "1.0",
+        "--lr", str(options.lr), "--lr-scheduler", "inverse_sqrt",
+        "--warmup-updates", str(max(1, options.updates // 6)),
+        "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
+        "--max-tokens", str(options.max_tokens),
+        "--max-update", str(options.updates), "--seed", str(options.seed),
+    ]  # fmt: skip
+    train += options.extra
+    folder = data.with_name(
+        f"{data.name.replace('data-', '', 1)}-{options.arch}-n{n}-{digest(train)}"
+    )
+    finished = folder / f"result-beam{options.beam}.json"
+    if finished.is_file():
+        step(f"{name}: using {finished}")
+        return json.loads(finished.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = fit(name, data, folder, train, options)
+    hypotheses, decoding = translate(name, data, folder, options)
+    references = read_lines(data / f"raw.test.{options.tgt}")
+    if len(hypotheses) != len(references):
+        raise RunError(
+            f"{folder}: {len(hypotheses)} hypotheses for {len(references)} test lines"
+        )
+    (folder / f"test.hyp.{options.tgt}").write_text(
+        "".join(line + "\n" for line in hypotheses), encoding="utf-8"
+    )
+    bleu = BLEU()
+    result = {
+        "model": name,
+        "arch": options.arch,
+        "n": n,
+        "pair": f"{options.src}-{options.tgt}",
+        "updates": options.updates,
+        "seed": options.seed,
+        "BLEU": round(bleu.corpus_score(hypotheses, [references]).score, 2),
+        "signature": str(bleu.get_signature()),
+        "training_seconds": seconds,
+        "decoding_seconds": decoding,
+        **parameters(folder / "checkpoint_best.pt"),
+    }
+    partial = finished.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1))
+    os.replace(partial, finished)
+    return result
+
+
+def fit(
+    name: str, data: Path, folder: Path, flags: List[str], options: argparse.Namespace
+) -> float:
+    """fairseq-train, or the rest of it; seconds spent in updates."""
+    drop_broken_checkpoint(folder)
+    command = [
+        tool("fairseq-train"), str(data), "--user-dir", str(ROOT / "fairseq_phm"),
+        "--save-dir", str(folder), "--no-epoch-checkpoints",
+        "--save-interval-updates", "200", "--keep-interval-updates", "1",
+        "--num-workers", "0", "--required-batch-size-multiple", "1",
+        "--log-format", "json", "--log-interval", "20", *flags,
+    ]  # fmt: skip
+    step(f"{name}: training")
+    seconds = 0.0
+    with tqdm(total=options.updates, unit="update", desc=name) as bar:
+        for line in follow(command, folder / "train.log"):
+            entry = re.search(r"\| (train|train_inner|valid) \| (\{.*\})", line)
+            if not entry:
+                continue
+            kind, values = entry[1], json.loads(entry[2])
+            if kind == "valid":
+                bar.write(f"  valid loss {values['valid_loss']}", file=sys.stderr)
+                continue
+            prefix = "train_" if kind == "train" else ""
+            bar.update(int(values[prefix + "num_updates"]) - bar.n)
+            bar.set_postfix_str(
+                f"loss {values[prefix + 'loss']}, {values[prefix + 'wps']} tokens/s"
+            )
+            seconds = float(values[prefix + "train_wall"])
+    if not (folder / "checkpoint_best.pt").is_file():
+        raise RunError(f"{folder}: no checkpoint_best.pt after training")
+    (folder / "seconds").write_text(str(seconds or read_seconds(folder)))
+    return read_seconds(folder)
+
+
+def translate(
+    name: str, data: Path, folder: Path, options: argparse.Namespace
+) -> tuple[List[str], float]:
+    """fairseq-generate on the test set: hypotheses in order, and its seconds."""
+    command = [
+        tool("fairseq-generate"), str(data), "--user-dir", str(ROOT / "fairseq_phm"),
+        "--path", str(folder / "checkpoint_best.pt"), "--gen-subset", "test",
+        "--beam", str(options.beam), "--remove-bpe", "sentencepiece",
+        "--max-tokens", str(options.max_tokens), "--num-workers", "0",
+        "--required-batch-size-multiple", "1",
+    ]  # fmt: skip
+    step(f"{name}: translating the test set")
+    lines = len(read_lines(data / f"raw.test.{options.src}"))
+    found: Dict[int, str] = {}
+    seconds = 0.0
+    with tqdm(total=lines, unit="sentence", desc=name) as bar:
+        for line in follow(command, folder / "generate.log"):
+            hypothesis = re.match(r"H-(\d+)\t[^\t]*\t?(.*)", line)
+            if hypothesis:
+                found[int(hypothesis[1])] = hypothesis[2]
+                bar.update()
+            timing = re.search(r"Translated .* in ([\d.]+)s", line)
+            seconds = float(timing[1]) if timing else seconds
+    return [found[number] for number in sorted(found)], seconds
+
+
+def parameters(checkpoint: Path) -> Dict[str, int]:
+    """Counts of :func:`fairseq_phm.count_parameters` for a checkpoint."""
+    logging.disable(logging.INFO)
+    from fairseq import checkpoint_utils
+
+    from fairseq_phm import count_parameters
+
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
+    return count_parameters(model)
+
+
+def report(results: List[Dict[str, Any]]) -> None:
+    """Print the table of all models."""
+    rows = [
+        {
+            "model": result["model"],
+            "parameters, non-embedding": f"{result['non_embedding']:,}",
+            "total": f"{result['total']:,}",
+            "BLEU": f"{result['BLEU']:.2f}",
+            "training": f"{result['training_seconds']:.0f} s",
+            "decoding": f"{result['decoding_seconds']:.1f} s",
+        }
+        for result in results
+    ]
+    align = ["left"] + ["right"] * 5
+    print("\n" + tabulate(rows, headers="keys", colalign=align, disable_numparse=True))
+    print(f"BLEU: {results[0]['signature']}")
+
+
+def follow(command: List[str], log: Path) -> Iterator[str]:
+    """Run a command, yield its output line by line and append it to ``log``.
+
+    Raises:
+        RunError: the command failed; its last line is in the message.
+    """
+    last = ""
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {shlex.join(command)}\n")
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        try:
+            for line in process.stdout:
+                file.write(line)
+                last = line.strip() or last
+                yield line.rstrip("\n")
+        finally:
+            process.stdout.close()
+            if process.wait() and sys.exc_info()[0] is None:
+                name = Path(command[0]).name
+                raise RunError(f"{name} failed, see {log}: {last}")
+
+
+def drop_broken_checkpoint(folder: Path) -> None:
+    """Go back to the last whole checkpoint when a copy was cut short."""
+    last = folder / "checkpoint_last.pt"
+    for checkpoint in folder.glob("*.pt"):
+        if not zipfile.is_zipfile(checkpoint):
+            checkpoint.unlink()
+    numbered = sorted(folder.glob("checkpoint_*_*.pt"), key=os.path.getmtime)
+    if numbered and not last.is_file():
+        shutil.copyfile(numbered[-1], last)
+
+
+def read_seconds(folder: Path) -> float:
+    file = folder / "seconds"
+    return float(file.read_text()) if file.is_file() else 0.0
+
+
+def tool(name: str) -> str:
+    """Path of a command of this environment."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent))
+    found = found or shutil.which(name)
+    if not found:
+        raise RunError(f"no command {name}: pip install '.[fairseq]'")
+    return found
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+
+
+def step(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

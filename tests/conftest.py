@@ -1,0 +1,63 @@
+"""Tiny fairseq models that the tests share."""
+
+import argparse
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import ARCH_CONFIG_REGISTRY
+
+from fairseq_phm import PHMTransformerModel
+
+TINY = dict(
+    encoder_embed_dim=32,
+    encoder_ffn_embed_dim=64,
+    encoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_layers=2,
+    decoder_attention_heads=4,
+    decoder_ffn_embed_dim=64,
+    dropout=0.0,
+    max_source_positions=64,
+    max_target_positions=64,
+)
+
+
+class Task:
+    """What a model asks of a fairseq task: the two dictionaries."""
+
+    def __init__(self, words=40):
+        self.source_dictionary = self.target_dictionary = Dictionary()
+        for i in range(words):
+            self.source_dictionary.add_symbol(f"w{i}")
+        self.src_dict = self.tgt_dict = self.source_dictionary
+
+
+@pytest.fixture
+def task():
+    return Task()
+
+
+def tiny_transformer(task, arch="phm_transformer", seed=0, **options):
+    """A built model of ``arch`` in the size TINY, with ``options`` in its namespace."""
+    torch.manual_seed(seed)
+    args = argparse.Namespace(**{**TINY, **options})
+    ARCH_CONFIG_REGISTRY[arch](args)
+    return PHMTransformerModel.build_model(args, task)
+
+
+def padded_batch(task, sources=((5, 6, 7, 8, 9), (10, 11), (12, 13, 14))):
+    """A batch with left-padded sources, right-padded targets: tokens (batch, time)."""
+    pad, eos = task.source_dictionary.pad(), task.source_dictionary.eos()
+    longest = max(map(len, sources)) + 1
+    src = torch.full((len(sources), longest), pad)
+    prev = torch.full((len(sources), longest), pad)
+    for row, source in enumerate(sources):
+        tokens = torch.tensor([*source, eos])
+        src[row, -len(tokens) :] = tokens
+        prev[row, : len(tokens)] = torch.tensor([eos, *reversed(source)])
+    return {
+        "src_tokens": src,
+        "src_lengths": src.ne(pad).sum(1),
+        "prev_output_tokens": prev,
+    }

@@ -1,0 +1,160 @@
+"""A stock fairseq Transformer with the materialised weights is the same model."""
+
+import argparse
+
+import pytest
+import torch
+from conftest import TINY, padded_batch, tiny_transformer
+from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.transformer import TransformerModel
+from fairseq.sequence_generator import SequenceGenerator
+
+from fairseq_phm import PHMLinear
+from fairseq_phm.fairseq_compat import leave_better_transformer
+from fairseq_phm.substitution import find_maps
+
+VARIANTS = {
+    "n=2": dict(phm_n=2),
+    "n=8": dict(phm_n=8),
+    "quaternion": dict(phm_rule="quaternion", phm_freeze_rule=True),
+    "fused": dict(phm_fuse_qkv=True),
+    "shared": dict(phm_share_rule="stack"),
+    "low rank": dict(phm_rank=2),
+    "pre-norm": dict(encoder_normalize_before=True, decoder_normalize_before=True),
+    "learned positions": dict(encoder_learned_pos=True, decoder_learned_pos=True),
+    "shared embeddings": dict(share_all_embeddings=True),
+    "gelu": dict(activation_fn="gelu", layernorm_embedding=True),
+    "checkpointed": dict(checkpoint_activations=True),
+}
+
+
+def dense_twin(model, task, **options):
+    args = argparse.Namespace(**{**TINY, **options})
+    ARCH_CONFIG_REGISTRY["transformer"](args)
+    twin = TransformerModel.build_model(args, task)
+    leave_better_transformer(twin)
+    state = model.state_dict()
+    for found in find_maps(model, types=(PHMLinear,)):
+        for name in ("rule", "blocks", "blocks_u", "blocks_v"):
+            state.pop(f"{found.path}.{name}", None)
+        state[f"{found.path}.weight"] = found.module.weight.detach().clone()
+    twin.load_state_dict(state)
+    return twin
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def pair(request, task):
+    options = VARIANTS[request.param]
+    model = tiny_transformer(task, **options)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.uniform_(-0.1, 0.1)
+    options = {k: v for k, v in options.items() if not k.startswith("phm_")}
+    return model, dense_twin(model, task, **options)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_outputs_and_gradients(pair, task, training):
+    batch = padded_batch(task)
+    real = batch["prev_output_tokens"].ne(task.source_dictionary.pad())
+    outputs = []
+    for model in pair:
+        model.train(training)
+        outputs.append(model(**batch)[0][real])
+        outputs[-1].log_softmax(-1).square().sum().backward()
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
+    model, twin = pair
+    gradients = dict(twin.named_parameters())
+    maps = find_maps(model, types=(PHMLinear,))
+    parameters = {id(p): p for found in maps for p in found.module.parameters()}
+    expected = torch.autograd.grad(
+        [found.module.weight for found in maps],
+        list(parameters.values()),
+        [gradients[f"{found.path}.weight"].grad for found in maps],
+        allow_unused=True,
+    )
+    for parameter, gradient in zip(parameters.values(), expected):
+        if gradient is not None:
+            torch.testing.assert_close(parameter.grad, gradient, atol=1e-4, rtol=1e-3)
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            torch.testing.assert_close(
+                parameter.grad, gradients[name].grad, atol=1e-4, rtol=1e-3
+            )
+
+
+def test_padding_changes_nothing(pair, task):
+    model, _ = pair
+    model.eval()
+    together = model(**padded_batch(task))[0]
+    alone = model(**padded_batch(task, [(10, 11)]))[0]
+    torch.testing.assert_close(together[1, :3], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_incremental_decoding(pair, task):
+    batch = padded_batch(task)
+    for model in pair:
+        model.eval()
+        encoder_out = model.encoder(batch["src_tokens"], batch["src_lengths"])
+        prev = batch["prev_output_tokens"]
+        whole = model.decoder(prev, encoder_out)[0]
+        state = {}
+        for step in range(1, prev.size(1) + 1):
+            one = model.decoder(prev[:, :step], encoder_out, incremental_state=state)[0]
+            if prev[0, step - 1] != task.source_dictionary.pad():
+                torch.testing.assert_close(
+                    one[0, -1], whole[0, step - 1], atol=1e-5, rtol=1e-4
+                )
+
+
+def test_beam_search(pair, task):
+    results = []
+    for model in pair:
+        generator = SequenceGenerator(
+            [model.eval()], task.target_dictionary, beam_size=5, max_len_b=12
+        )
+        net_input = padded_batch(task)
+        del net_input["prev_output_tokens"]
+        results.append(generator.generate([model], {"net_input": net_input}))
+    for hypotheses, expected in zip(*results):
+        assert len(hypotheses) == len(expected) == 5
+        for one, other in zip(hypotheses, expected):
+            assert one["tokens"].tolist() == other["tokens"].tolist()
+            torch.testing.assert_close(one["score"], other["score"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(phm_fuse_qkv=True, phm_rank=2), dict(phm_attention_dim=64)],
+    ids=["plain", "fused", "wide"],
+)
+def test_torchscript_beam_search(task, options):
+    model = tiny_transformer(task, **options).eval()
+    generator = SequenceGenerator([model], task.target_dictionary, beam_size=3)
+    scripted = torch.jit.script(generator)
+    net_input = padded_batch(task)
+    del net_input["prev_output_tokens"]
+    sample = {"net_input": net_input}
+    for one, other in zip(generator.forward(sample), scripted.forward(sample)):
+        assert [h["tokens"].tolist() for h in one] == [
+            h["tokens"].tolist() for h in other
+        ]
+
+
+def test_wide_attention_paths_agree(task):
+    """Widened heads skip torch's fused attention; the sizes and results must fit."""
+    model = tiny_transformer(task, phm_attention_dim=64).eval()
+    attention = model.decoder.layers[0].self_attn
+    assert attention.q_proj.weight.shape == (64, 32)
+    assert attention.out_proj.weight.shape == (32, 64)
+    x = torch.randn(5, 2, 32)
+    y, weights = attention(x, x, x)
+    heads = []
+    for name in ("q_proj", "k_proj", "v_proj"):
+        projected = getattr(attention, name)(x).view(5, 2, 4, 16)
+        heads.append(projected.permute(1, 2, 0, 3))
+    mixed = torch.nn.functional.scaled_dot_product_attention(*heads)
+    expected = attention.out_proj(mixed.permute(2, 0, 1, 3).reshape(5, 2, 64))
+    torch.testing.assert_close(y, expected)
+    assert weights.shape == (2, 5, 5)

@@ -1,0 +1,248 @@
+"""Which maps become PHM layers, with which n, rule and variance."""
+
+import argparse
+import copy
+
+import pytest
+import torch
+from conftest import padded_batch, tiny_transformer
+from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.transformer import TransformerModel
+from torch import nn
+
+from fairseq_phm import PHMLinear, PHMTransformerModel, count_parameters, substitute
+from fairseq_phm.models.architectures import SIZES
+from fairseq_phm.substitution import find_maps
+
+DENSE_44M = 44_040_192
+
+
+def base_model(task, arch="phm_transformer", **options):
+    args = argparse.Namespace(**options)
+    ARCH_CONFIG_REGISTRY[arch](args)
+    return PHMTransformerModel.build_model(args, task)
+
+
+@pytest.mark.parametrize(
+    "arch,options,linear_maps",
+    [
+        ("phm_transformer", dict(phm_n=1), DENSE_44M),
+        ("phm_transformer", dict(phm_n=2), 22_020_864),
+        ("phm_transformer", dict(phm_n=4), 11_016_192),
+        ("phm_transformer", dict(phm_n=8), 5_554_176),
+        ("phm_transformer", dict(phm_n=16), 3_145_728),
+        ("phm_transformer", dict(phm_n=16, phm_share_rule="block"), 2_924_544),
+        ("phm_transformer", dict(phm_n=16, phm_share_rule="model"), 2_752_512 + 4096),
+        ("phm_transformer", dict(phm_n=16, phm_share_rule="stack"), 2_752_512 + 8192),
+        (
+            "phm_transformer",
+            dict(phm_n=16, phm_share_rule="layer"),
+            2_752_512 + 12 * 4096,
+        ),
+        ("quaternion_transformer", {}, 11_010_048),
+        ("phm_transformer", dict(phm_n=4, phm_freeze_rule=True), 11_010_048),
+        ("phm_transformer", dict(phm_n=4, phm_fuse_qkv=True), 11_010_048 + 66 * 64),
+        ("phm_transformer_wide", dict(phm_n=2), DENSE_44M + 96 * 8),
+        ("phm_transformer_wide", dict(phm_n=4), 22_020_096 + 96 * 64),
+        ("phm_transformer_wide", dict(phm_n=8), 11_010_048 + 96 * 512),
+        ("phm_transformer_wide", dict(phm_n=1), 2 * DENSE_44M),
+    ],
+)
+def test_counts_of_the_base_model(task, arch, options, linear_maps):
+    model = base_model(task, arch, **options)
+    counts = count_parameters(model)
+    assert counts["linear_maps"] == linear_maps
+    assert counts["total"] == sum(p.numel() for p in model.parameters())
+    biases = 18 * 4 * 512 + 12 * (2048 + 512)
+    if arch == "phm_transformer_wide":
+        biases = 18 * (3 * 1024 + 512) + 12 * (4096 + 512)
+    norms = (12 + 18) * 2 * 512
+    assert counts["non_embedding"] == linear_maps + biases + norms
+
+
+def test_checkpoint_stores_each_number_once(task):
+    for options in (
+        dict(phm_share_rule="block"),
+        dict(phm_share_rule="model"),
+        dict(phm_fuse_qkv=True),
+        dict(phm_fuse_qkv=True, phm_share_rule="stack", phm_rank=2),
+    ):
+        model = tiny_transformer(task, share_all_embeddings=False, **options)
+        stored = [
+            value.numel()
+            for key, value in model.state_dict().items()
+            if key.rpartition(".")[2] in ("rule", "blocks", "blocks_u", "blocks_v")
+        ]
+        assert sum(stored) == count_parameters(model)["linear_maps"]
+        other = tiny_transformer(task, seed=1, share_all_embeddings=False, **options)
+        other.load_state_dict(model.state_dict())
+        batch = padded_batch(task)
+        torch.testing.assert_close(other(**batch)[0], model(**batch)[0])
+
+
+def layers_of(model):
+    return {found.path: found.module for found in find_maps(model, types=(PHMLinear,))}
+
+
+def test_n_by_sublayer_and_stack(task):
+    model = tiny_transformer(task, phm_n=2, phm_encoder_n=8, phm_ffn_n=4)
+    for path, layer in layers_of(model).items():
+        ffn, encoder = "fc" in path, path.startswith("encoder")
+        assert layer.n == (4 if ffn else 8 if encoder else 2), path
+    model = tiny_transformer(task, phm_n=2, phm_decoder_n=1, phm_attention_n=4)
+    layers = layers_of(model)
+    assert isinstance(model.decoder.layers[0].fc1, nn.Linear)
+    assert layers["decoder.layers.0.encoder_attn.q_proj"].n == 4
+    assert layers["encoder.layers.1.fc2"].n == 2
+
+
+@pytest.mark.parametrize("share", ["none", "block", "layer", "stack", "model"])
+@pytest.mark.parametrize("fuse", [False, True])
+def test_shared_rules(task, share, fuse):
+    model = tiny_transformer(task, phm_share_rule=share, phm_fuse_qkv=fuse)
+    maps = find_maps(model, types=(PHMLinear,))
+    assert len(maps) == 2 * 6 + 2 * 10
+    scopes = {}
+    for found in maps:
+        block = found.owner_path if found.kind != "ffn" else found.path
+        fused = fuse and found.name in ("k_proj", "v_proj")
+        fused |= fuse and found.name == "q_proj" and found.kind == "self_attention"
+        scope = {
+            "none": found.owner_path + " fused" if fused else found.path,
+            "block": block,
+            "layer": found.layer,
+            "stack": found.stack,
+            "model": "",
+        }[share]
+        scopes.setdefault(scope, set()).add(id(found.module.rule))
+    assert all(len(rules) == 1 for rules in scopes.values())
+    assert len(set.union(*scopes.values())) == len(scopes)
+
+
+def test_fused_maps_are_one_phm_layer(task):
+    model = tiny_transformer(task, phm_fuse_qkv=True, phm_n=4)
+    attention = model.decoder.layers[1].self_attn
+    q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+    assert q.blocks is k.blocks is v.blocks and q.blocks.shape == (4, 24, 8)
+    whole = sum(torch.kron(a, s) for a, s in zip(q.rule, q.blocks))
+    torch.testing.assert_close(torch.cat([q.weight, k.weight, v.weight]), whole)
+    cross = model.decoder.layers[1].encoder_attn
+    assert cross.k_proj.blocks is cross.v_proj.blocks
+    assert cross.k_proj.blocks.shape == (4, 16, 8)
+    assert cross.q_proj.blocks.shape == (4, 8, 8)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("rule", ["learned", "quaternion"])
+@pytest.mark.parametrize("fuse", [False, True])
+def test_variance_of_the_replaced_weight(task, rank, rule, fuse):
+    args = argparse.Namespace(encoder_layers=1, decoder_layers=1, encoder_embed_dim=256)
+    ARCH_CONFIG_REGISTRY["transformer"](args)
+    dense = TransformerModel.build_model(args, task)
+    with torch.no_grad():
+        dense.encoder.layers[0].fc1.weight.mul_(7)
+    model = substitute(copy.deepcopy(dense), 4, rank=rank, rule=rule, fuse_qkv=fuse)
+    modules = dict(dense.named_modules())
+    layers = layers_of(model)
+    assert len(layers) == 6 + 10
+    for path, layer in layers.items():
+        H, W = layer.weight, modules[path].weight
+        assert H.shape == W.shape
+        assert H.std().item() == pytest.approx(W.std().item(), rel=0.05), path
+        assert abs(H.mean().item()) < 0.05 * W.std().item()
+        assert torch.equal(layer.bias, modules[path].bias)
+
+
+def test_a_model_fairseq_does_not_know():
+    class Attention(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(width, width) for _ in "qkv")
+            self.mix = nn.Linear(width, width, bias=False)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.cross_attn = Attention(8), Attention(8)
+            self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+            self.head = nn.Linear(8, 5)
+
+    model = nn.Sequential(Block(), Block())
+    model[1].down = model[0].down
+    maps = {
+        "self_attention": ("query", "value"),
+        "cross_attention": ("query", "key", "value", "mix"),
+        "ffn": ("up", "down"),
+    }
+    substitute(model, 2, ffn_n=4, maps=maps)
+    assert isinstance(model[0].attention.key, nn.Linear)
+    assert isinstance(model[0].head, nn.Linear)
+    assert model[0].cross_attn.mix.bias is None
+    assert model[0].up.n == 4 and model[1].attention.query.n == 2
+    assert model[0].down is model[1].down
+    assert len(layers_of(model)) == 0
+    with pytest.raises(ValueError, match="no linear map called fc1"):
+        substitute(nn.Linear(3, 3), 2, maps={"ffn": ("fc1",)})
+    with pytest.raises(ValueError, match="unknown kind of sublayer attention"):
+        substitute(model, 2, maps={"attention": ("query",)})
+
+
+def test_only_chosen_maps_of_a_fairseq_model(task):
+    model = tiny_transformer(task, phm_n=1)
+    substitute(model, 4, maps={"ffn": ("fc1", "fc2")})
+    assert {path.rpartition(".")[2] for path in layers_of(model)} == {"fc1", "fc2"}
+    substitute(model, 2, maps={"self_attention": ("q_proj", "k_proj")})
+    assert model.encoder.layers[0].self_attn.q_proj.n == 2
+    assert isinstance(model.encoder.layers[0].self_attn.v_proj, nn.Linear)
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (dict(n=3), "encoder.layers.0.self_attn.k_proj: n=3 does not fit .*32.* 2, 4"),
+        (dict(n=2, ffn_n=5), "encoder.layers.0.fc1: n=5 does not fit .*32.*64"),
+        (dict(n=0), "n=0"),
+        (dict(n=4, rule="octonion"), "k_proj: rule 'octonion' has size 8x8x8.*n=4"),
+        (dict(n=4, rule="cayley"), "unknown rule 'cayley'"),
+        (dict(n=4, share_rule="all"), "unknown share_rule 'all'.*stack"),
+        (dict(n=4, rank=-2), "rank"),
+        (dict(n=4, attention_dim=30), "attention_dim=30 is not a multiple of its 4"),
+    ],
+)
+def test_errors_change_nothing(task, options, message):
+    model = tiny_transformer(task, phm_n=1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        substitute(model, **options)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_quant_noise_is_refused(task):
+    for name in ("quant_noise_pq", "quant_noise_scalar"):
+        with pytest.raises(ValueError, match="quant-noise"):
+            tiny_transformer(task, **{name: 0.1})
+    args = argparse.Namespace(encoder_layers=1, decoder_layers=1, quant_noise_pq=0.1)
+    ARCH_CONFIG_REGISTRY["transformer"](args)
+    with pytest.raises(ValueError, match="self_attn.k_proj has a hook"):
+        substitute(TransformerModel.build_model(args, task), 4)
+
+
+def test_no_hidden_dense_parameters(task):
+    model = tiny_transformer(task, phm_n=4)
+    for name, parameter in model.named_parameters():
+        assert parameter.numel() < 64 * 32 or "embed" in name, name
+    batch = padded_batch(task)
+    model(**batch)[0].sum().backward()
+    unused = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not unused
+
+
+def test_every_architecture_is_registered():
+    for family in ("phm_transformer", "quaternion_transformer"):
+        for suffix in SIZES:
+            args = argparse.Namespace()
+            ARCH_CONFIG_REGISTRY[family + suffix](args)
+            quaternion = getattr(args, "phm_rule", None) == "quaternion"
+            assert quaternion == (family == "quaternion_transformer")
