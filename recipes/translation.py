@@ -65,10 +65,10 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
         add(f"--{split}", metavar="PREFIX", help="your own PREFIX.SRC and PREFIX.TGT")
     add("--compare", action="store_true", help="train the dense twin in the same run")
     add("--n", type=int, default=4, help="PHM n: 1/n of the weights")
-    add("--arch", default="phm_transformer_small", help="fairseq architecture")
-    add("--updates", type=int, default=1200, help="training updates")
-    add("--max-tokens", type=int, default=4000, help="tokens in a batch")
-    add("--lr", type=float, default=2e-3, help="peak learning rate")
+    add("--arch", default="phm_transformer_tiny", help="fairseq architecture")
+    add("--updates", type=int, default=1500, help="training updates")
+    add("--max-tokens", type=int, default=1500, help="tokens in a batch")
+    add("--lr", type=float, default=4e-3, help="peak learning rate")
     add("--vocab-size", type=int, default=2000, help="subwords, shared by both sides")
     add("--beam", type=int, default=5, help="beam of the search")
     add("--seed", type=int, default=1, help="seed of corpus and training")
@@ -128,8 +128,9 @@ def run(name: str, n: int, data: Path, options: argparse.Namespace) -> Dict[str,
         "--encoder-normalize-before", "--decoder-normalize-before",
         "--share-all-embeddings", "--dropout", "0.1",
         "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--clip-norm", "1.0",
-        "--lr", str(options.lr), "--lr-scheduler", "inverse_sqrt",
-        "--warmup-updates", str(max(1, options.updates // 6)),
+        "--lr", str(options.lr), "--lr-scheduler", "polynomial_decay",
+        "--warmup-updates", str(options.updates // 10),
+        "--total-num-update", str(options.updates),
         "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
         "--max-tokens", str(options.max_tokens),
         "--max-update", str(options.updates), "--seed", str(options.seed),
@@ -176,7 +177,7 @@ def run(name: str, n: int, data: Path, options: argparse.Namespace) -> Dict[str,
 def fit(
     name: str, data: Path, folder: Path, flags: List[str], options: argparse.Namespace
 ) -> float:
-    """fairseq-train, or the rest of it; seconds spent in updates."""
+    """fairseq-train, or the rest of it; seconds of training and validation."""
     drop_broken_checkpoint(folder)
     command = [
         tool("fairseq-train"), str(data), "--user-dir", str(ROOT / "fairseq_phm"),
@@ -186,7 +187,7 @@ def fit(
         "--log-format", "json", "--log-interval", "20", *flags,
     ]  # fmt: skip
     step(f"{name}: training")
-    seconds = 0.0
+    seconds, valid = 0.0, ""
     with tqdm(total=options.updates, unit="update", desc=name) as bar:
         for line in follow(command, folder / "train.log"):
             entry = re.search(r"\| (train|train_inner|valid) \| (\{.*\})", line)
@@ -194,14 +195,13 @@ def fit(
                 continue
             kind, values = entry[1], json.loads(entry[2])
             if kind == "valid":
-                bar.write(f"  valid loss {values['valid_loss']}", file=sys.stderr)
+                valid = f", valid {values['valid_loss']}"
                 continue
             prefix = "train_" if kind == "train" else ""
+            loss, speed = values[prefix + "loss"], values[prefix + "wps"]
+            bar.set_postfix_str(f"loss {loss}{valid}, {speed} tokens/s", refresh=False)
             bar.update(int(values[prefix + "num_updates"]) - bar.n)
-            bar.set_postfix_str(
-                f"loss {values[prefix + 'loss']}, {values[prefix + 'wps']} tokens/s"
-            )
-            seconds = float(values[prefix + "train_wall"])
+            seconds = float(values[prefix + "wall"])
     if not (folder / "checkpoint_best.pt").is_file():
         raise RunError(f"{folder}: no checkpoint_best.pt after training")
     (folder / "seconds").write_text(str(seconds or read_seconds(folder)))

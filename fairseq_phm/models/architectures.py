@@ -37,6 +37,14 @@ SMALL = {
     "decoder_layers": 3,
     "decoder_attention_heads": 4,
 }
+TINY = {
+    "encoder_embed_dim": 128,
+    "encoder_ffn_embed_dim": 512,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+}
 WIDE = {
     "phm_attention_dim": 1024,
     "encoder_ffn_embed_dim": 4096,
@@ -48,6 +56,7 @@ SIZES = {
     "_wmt_en_de": BASE,
     "_wmt_en_de_big": WMT_EN_DE_BIG,
     "_small": SMALL,
+    "_tiny": TINY,
     "_wide": WIDE,
 }
 QUATERNION = {"phm_n": 4, "phm_rule": "quaternion", "phm_freeze_rule": True}
