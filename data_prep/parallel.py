@@ -34,7 +34,9 @@ def read_lines(path: Path) -> List[str]:
     if raw.startswith(b"\xef\xbb\xbf"):
         raw = raw[3:]
     lines = []
-    for number, line in enumerate(raw.rstrip(b"\n").split(b"\n"), start=1):
+    if raw.endswith(b"\n"):
+        raw = raw[:-1]
+    for number, line in enumerate(raw.split(b"\n"), start=1):
         if b"\0" in line:
             raise DataError(f"{path}:{number}: the line has a NUL byte")
         try:

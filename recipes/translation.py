@@ -40,7 +40,9 @@ def main() -> None:
     try:
         data = prepare(options)
         results = [run(name, n, data, options) for name, n in models.items()]
-    except (DataError, RunError, OSError) as error:
+    except OSError as error:
+        sys.exit(f"quickstart: {error.filename}: {error.strerror}")
+    except (DataError, RunError) as error:
         sys.exit(f"quickstart: {error}")
     except KeyboardInterrupt:
         print("\nquickstart: interrupted; the same command goes on", file=sys.stderr)

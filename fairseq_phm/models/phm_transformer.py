@@ -88,7 +88,7 @@ class PHMTransformerConfig(TransformerConfig):
         metadata={
             "help": "one PHM layer for q, k and v of self-attention (3d x d), one for "
             "k and v of cross-attention (2d x d), as in the paper's text: saves 2 n^3 "
-            "and n^3 parameters a block; building the weights takes somewhat longer"
+            "and n^3 parameters a block; building the weights costs somewhat more time"
         },
     )
     phm_rank: int = field(

@@ -1,0 +1,329 @@
+"""The real command-line tools, as subprocesses, on a tiny corpus."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGIN = str(ROOT / "fairseq_phm")
+LINES = {"train": 100, "valid": 13, "test": 21}
+
+
+def run(tool, *arguments, cwd=ROOT, check=True, stdin=None, env=None):
+    """Output of ``fairseq-TOOL``; fails with that output when the tool fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "2", **(env or {})},
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Binarised pairs: digits, and the same digits backwards in another alphabet."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(1)
+    for split, count in LINES.items():
+        rows = [rng.choices("0123456789", k=rng.randint(2, 12)) for _ in range(count)]
+        (folder / f"{split}.src").write_text("".join(" ".join(r) + "\n" for r in rows))
+        (folder / f"{split}.tgt").write_text(
+            "".join(
+                " ".join("abcdefghij"[int(d)] for d in r[::-1]) + "\n" for r in rows
+            )
+        )
+    run(
+        "preprocess", "--source-lang", "src", "--target-lang", "tgt",
+        "--joined-dictionary", "--destdir", folder / "bin",
+        *[f"--{split}pref={folder / split}" for split in LINES],
+    )  # fmt: skip
+    return folder
+
+
+TRAIN = [
+    "--user-dir", PLUGIN, "--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64",
+    "--encoder-layers", "2", "--decoder-layers", "2", "--encoder-attention-heads", "4",
+    "--decoder-attention-heads", "4", "--optimizer", "adam", "--lr", "0.005",
+    "--max-tokens", "400", "--required-batch-size-multiple", "1", "--log-format",
+    "json", "--num-workers", "0", "--cpu", "--seed", "1", "--no-progress-bar",
+]  # fmt: skip
+GENERATE = [
+    "--user-dir", PLUGIN, "--beam", "3", "--required-batch-size-multiple", "1",
+    "--max-tokens", "400", "--cpu", "--num-workers", "0", "--max-len-a", "1",
+    "--max-len-b", "3",
+]  # fmt: skip
+
+
+def train(corpus, folder, *flags, arch="phm_transformer", updates=4, check=True):
+    return run(
+        "train", corpus / "bin", "--save-dir", folder, "--arch", arch,
+        "--max-update", updates, *TRAIN, *flags, check=check,
+    )  # fmt: skip
+
+
+def hypotheses(output):
+    return re.findall(r"^H-(\d+)\t", output, re.MULTILINE)
+
+
+@pytest.fixture(scope="session")
+def trained(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    train(corpus, folder, "--phm-share-rule", "block", "--phm-fuse-qkv")
+    return folder
+
+
+def test_generate_keeps_every_sentence(corpus, trained):
+    checkpoint = trained / "checkpoint_best.pt"
+    output = run("generate", corpus / "bin", "--path", checkpoint, *GENERATE)
+    assert sorted(map(int, hypotheses(output))) == list(range(LINES["test"]))
+
+
+def test_interactive_and_validate(corpus, trained):
+    checkpoint = trained / "checkpoint_best.pt"
+    output = run(
+        "interactive", corpus / "bin", "--path", checkpoint, "--user-dir", PLUGIN,
+        "--source-lang", "src", "--target-lang", "tgt", "--cpu",
+        stdin="1 2 3\n4 5\n",
+    )  # fmt: skip
+    assert hypotheses(output) == ["0", "1"]
+    output = run(
+        "validate", corpus / "bin", "--task", "translation", "--path", checkpoint,
+        "--user-dir", PLUGIN, "--required-batch-size-multiple", "1",
+        "--max-tokens", "400", "--cpu", "--log-format", "json",
+    )  # fmt: skip
+    assert re.search(r"valid_loss.*\d", output)
+
+
+def test_resume_goes_on_as_if_never_stopped(corpus, tmp_path):
+    flags = ["--save-interval-updates", "3", "--disable-validation", "--dropout", "0"]
+    train(corpus, tmp_path / "whole", *flags, updates=6)
+    train(corpus, tmp_path / "parts", *flags, updates=3)
+    output = train(corpus, tmp_path / "parts", *flags, updates=6)
+    assert "Loaded checkpoint" in output
+
+    def weights(folder):
+        path = tmp_path / folder / "checkpoint_last.pt"
+        return torch.load(path, weights_only=False)["model"]
+
+    whole, parts = weights("whole"), weights("parts")
+    assert whole.keys() == parts.keys()
+    for key in whole:
+        torch.testing.assert_close(parts[key], whole[key], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--share-all-embeddings", "--encoder-normalize-before", "--phm-n", "8"],
+        ["--encoder-layerdrop", "0.5", "--decoder-layerdrop", "0.5", "--phm-rank", "2"],
+        ["--encoder-learned-pos", "--decoder-learned-pos", "--phm-attention-n", "2"],
+        ["--checkpoint-activations", "--phm-share-rule", "model"],
+        [
+            "--adaptive-softmax-cutoff", "8,12", "--criterion", "adaptive_loss",
+            "--ddp-backend", "legacy_ddp", "--phm-rule", "quaternion",
+        ],
+        ["--memory-efficient-fp16", "--fp16-init-scale", "4"],
+        ["--amp", "--phm-attention-dim", "64"],
+        ["--update-freq", "2", "--ema-decay", "0.9", "--store-ema"],
+    ],
+    ids=lambda flags: " ".join(flags),
+)  # fmt: skip
+def test_fairseq_options_keep_working(corpus, tmp_path, flags):
+    import fairseq
+
+    if "--memory-efficient-fp16" in flags and fairseq.__version__ == "0.12.2":
+        pytest.skip("fairseq 0.12.2 asks for CUDA with fp16")
+    train(corpus, tmp_path, *flags)
+    if "--memory-efficient-fp16" in flags:
+        return
+    output = run(
+        "generate", corpus / "bin", "--path", tmp_path / "checkpoint_last.pt", *GENERATE
+    )
+    assert len(hypotheses(output)) == LINES["test"]
+
+
+@pytest.mark.parametrize("arch", ["quaternion_transformer", "phm_transformer_wide"])
+def test_architectures_train_and_generate(corpus, tmp_path, arch):
+    flags = ["--phm-attention-dim", "64"] if arch.endswith("wide") else []
+    train(corpus, tmp_path, *flags, arch=arch)
+    checkpoint = tmp_path / "checkpoint_last.pt"
+    output = run("generate", corpus / "bin", "--path", checkpoint, *GENERATE)
+    assert len(hypotheses(output)) == LINES["test"]
+    state = torch.load(checkpoint, weights_only=False)["model"]
+    rule = state["encoder.layers.0.fc1.rule"]
+    assert rule.shape == (4, 4, 4)
+    assert set(rule.unique().tolist()) == {-1, 0, 1} or arch.endswith("wide")
+
+
+def test_eval_bleu_checkpoint_loads_safely(corpus, tmp_path):
+    train(
+        corpus,
+        tmp_path,
+        "--eval-bleu",
+        "--eval-bleu-args",
+        '{"beam": 1, "max_len_b": 3}',
+    )
+    checkpoint = tmp_path / "checkpoint_best.pt"
+    code = (
+        "import sys, fairseq_phm, torch\n"
+        "torch.load(sys.argv[1], weights_only=True)['extra_state']\n"
+    )
+    subprocess.run([sys.executable, "-c", code, checkpoint], check=True, cwd=ROOT)
+    output = run("generate", corpus / "bin", "--path", checkpoint, *GENERATE)
+    assert len(hypotheses(output)) == LINES["test"]
+
+
+def test_other_types_are_still_refused(tmp_path):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        pytest.skip("torch < 2.6 does not check by default")
+    torch.save({"x": Path("y")}, tmp_path / "x.pt")
+    code = "import sys, fairseq_phm, torch; torch.load(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "x.pt"],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert done.returncode and "weights_only" in done.stderr.lower()
+
+
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "flat"])
+def test_hydra(corpus, tmp_path, nested):
+    sizes = dict(embed_dim=32, ffn_embed_dim=64, layers=1, attention_heads=4)
+    model = {"_name": "phm_transformer", "phm_n": 8, "phm_share_rule": "layer"}
+    for stack in ("encoder", "decoder"):
+        if nested:
+            model[stack] = dict(sizes)
+        else:
+            model.update({f"{stack}_{name}": value for name, value in sizes.items()})
+    config = {
+        "common": {"user_dir": PLUGIN, "cpu": True, "log_format": "json", "seed": 1},
+        "task": {
+            "_name": "translation", "data": str(corpus / "bin"),
+            "source_lang": "src", "target_lang": "tgt",
+        },
+        "dataset": {
+            "max_tokens": 400, "num_workers": 0, "required_batch_size_multiple": 1,
+        },
+        "criterion": {"_name": "cross_entropy"},
+        "optimizer": {"_name": "adam"},
+        "lr_scheduler": {"_name": "fixed"},
+        "optimization": {"max_update": 3, "lr": [0.005]},
+        "checkpoint": {"save_dir": str(tmp_path / "checkpoints")},
+        "model": model,
+        "hydra": {"run": {"dir": str(tmp_path / "hydra")}},
+    }  # fmt: skip
+    (tmp_path / "tiny.yaml").write_text("# @package _group_\n" + yaml.safe_dump(config))
+    run("hydra_train", "--config-dir", tmp_path, "--config-name", "tiny", cwd=tmp_path)
+    checkpoint = tmp_path / "checkpoints" / "checkpoint_last.pt"
+    assert checkpoint.is_file(), list(tmp_path.rglob("*"))
+    state = torch.load(checkpoint, weights_only=False)["model"]
+    assert state["encoder.layers.0.fc1.blocks"].shape == (8, 8, 4)
+    assert "encoder.layers.0.fc1.rule" not in state  # the layer's rule is stored once
+    output = run("generate", corpus / "bin", "--path", checkpoint, *GENERATE)
+    assert len(hypotheses(output)) == LINES["test"]
+
+
+def test_from_pretrained(corpus, trained):
+    code = (
+        "import sys\n"
+        "from fairseq_phm import PHMTransformerModel\n"
+        "model = PHMTransformerModel.from_pretrained(sys.argv[1],\n"
+        "    checkpoint_file='checkpoint_best.pt', data_name_or_path=sys.argv[2],\n"
+        "    user_dir=sys.argv[3])\n"
+        "print(len(model.translate(['1 2 3', '4 5'], beam=2)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, trained, corpus / "bin", PLUGIN],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.strip().endswith("2"), done.stdout
+
+
+def test_imported_plugin_and_user_dir_of_another_copy(corpus, trained, tmp_path):
+    copy = tmp_path / "clone" / "fairseq_phm"
+    shutil.copytree(PLUGIN, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "import fairseq_phm; from fairseq_cli.generate import cli_main; cli_main()"
+    done = subprocess.run(
+        [
+            sys.executable, "-c", code, corpus / "bin", "--path",
+            trained / "checkpoint_best.pt", *GENERATE, "--user-dir", copy,
+        ],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert len(hypotheses(done.stdout)) == LINES["test"]
+
+
+def test_installed_plugin_by_name_from_any_folder(corpus, trained, tmp_path):
+    import fairseq
+
+    site = Path(fairseq.__file__).resolve().parent.parent
+    if not (site / "fairseq_phm").is_dir():
+        pytest.skip("the plugin is not installed beside fairseq")
+    checkpoint = trained / "checkpoint_best.pt"
+    flags = [*GENERATE, "--user-dir", "fairseq_phm"]
+    output = run("generate", corpus / "bin", "--path", checkpoint, *flags, cwd=tmp_path)
+    assert len(hypotheses(output)) == LINES["test"]
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--phm-n", "3"], "n=3 does not fit in_features=32.*nearest n that fit: 2, 4"),
+        (["--phm-rule", "octonion"], "rule 'octonion' has size 8x8x8, but n=4"),
+        (["--quant-noise-pq", "0.1"], "quant-noise does not work with PHM layers"),
+        (["--phm-share-rule", "everywhere"], "invalid choice: 'everywhere'"),
+    ],
+)
+def test_bad_flags_end_in_one_clear_line(corpus, tmp_path, flags, message):
+    output = train(corpus, tmp_path / "none", *flags, check=False)
+    assert re.search(message, output.strip().splitlines()[-1]), output[-2000:]
+    assert not list(tmp_path.glob("none/*.pt"))
+
+
+def test_help_explains_every_flag():
+    done = subprocess.run(
+        [sys.executable, "-m", "fairseq_phm"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    text = done.stdout
+    assert done.returncode == 0 and "--encoder-embed-dim" in text
+    flags = {
+        "n", "attention-n", "ffn-n", "encoder-n", "decoder-n", "rule", "freeze-rule",
+        "share-rule", "fuse-qkv", "rank", "attention-dim",
+    }  # fmt: skip
+    for flag in flags:
+        entry = re.search(rf"\n  --phm-{flag} (.*?)(?=\n  --|\Z)", text, re.DOTALL)
+        assert entry and re.search(r"parameter|weights", entry[1]), flag
+        assert re.search(r"speed|time|cheaper|product", entry[1]), flag
+
+
+def test_import_without_fairseq(tmp_path):
+    code = (
+        "import sys; sys.modules['fairseq'] = None\n"
+        "import fairseq_phm\n"
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert done.returncode
+    last = done.stderr.strip().splitlines()[-1]
+    assert "pip install" in last and "fairseq" in last
+    assert json.dumps(last)

@@ -1,0 +1,180 @@
+"""The quickstart's driver as a subprocess: a run, its repetition, bad input."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep.parallel import DataError, binarize, read_lines, read_pairs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write_pairs(folder, counts):
+    rng = random.Random(3)
+    for split, count in counts.items():
+        rows = [rng.choices("abcdefghij", k=rng.randint(2, 8)) for _ in range(count)]
+        for language, words in (("xx", rows), ("yy", [row[::-1] for row in rows])):
+            text = "".join(" ".join(row) + "\n" for row in words)
+            (folder / f"{split}.{language}").write_text(text)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    write_pairs(tmp_path, {"train": 60, "valid": 9, "test": 11})
+    return tmp_path
+
+
+def command(corpus, *arguments):
+    files = [
+        word for s in ("train", "valid", "test") for word in (f"--{s}", corpus / s)
+    ]
+    options = [
+        "--src", "xx", "--tgt", "yy", "--updates", "6", "--max-tokens", "200",
+        "--vocab-size", "30", "--out", corpus / "runs", "--beam", "2",
+    ]  # fmt: skip
+    flags = [
+        "--", "--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--cpu",
+    ]  # fmt: skip
+    words = [sys.executable, "-m", "recipes.translation", *files, *options, *arguments]
+    return list(map(str, words + flags))
+
+
+def run(corpus, *arguments):
+    done = subprocess.run(
+        command(corpus, *arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_run_compare_and_repeat(corpus):
+    code, out, err = run(corpus, "--compare")
+    assert code == 0, err[-3000:]
+    assert "Sentence pairs: dropped 0, train 60, valid 9, test 11" in out
+    table = out[out.index("\nmodel ") :]
+    assert re.search(r"phm_transformer n=4 +[\d,]+ +[\d,]+ +[\d.]+ +\d+ s", table)
+    assert re.search(r"transformer \(dense\) +[\d,]+ +[\d,]+ +[\d.]+ +\d+ s", table)
+    assert "nrefs:1|case:mixed" in table
+    results = [json.loads(f.read_text()) for f in corpus.glob("runs/*/result*.json")]
+    phm, dense = sorted(results, key=lambda result: result["total"])
+    assert phm["non_embedding"] < dense["non_embedding"] / 2
+    assert phm["training_seconds"] > 0 and phm["decoding_seconds"] > 0
+    hypotheses = [read_lines(f) for f in corpus.glob("runs/*/test.hyp.yy")]
+    assert [len(lines) for lines in hypotheses] == [11, 11]
+    started = time.time()
+    code, again, err = run(corpus, "--compare")
+    assert code == 0 and again[again.index("\nmodel ") :] == table
+    assert "using" in again and time.time() - started < 60
+
+
+def test_interrupted_run_goes_on(corpus):
+    process = subprocess.Popen(
+        command(corpus, "--updates", "40"), cwd=ROOT, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.time() + 120
+    while not list(corpus.glob("runs/xx-yy-*/train.log")) and time.time() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(corpus.glob("runs/*/result*"))
+    for folder in corpus.glob("runs/xx-yy-*"):
+        (folder / "checkpoint_last.pt").write_bytes(b"PK half a checkpoint")
+    code, out, err = run(corpus, "--updates", "40")
+    assert code == 0, err[-3000:]
+    assert "Using" in out and "BLEU" in out
+
+
+@pytest.mark.parametrize(
+    "spoil,message",
+    [
+        (lambda c: (c / "test.yy").unlink(), r"test\.yy: No such file"),
+        (lambda c: (c / "valid.xx").write_text(""), r"valid\.xx: the file is empty"),
+        (
+            lambda c: (c / "test.xx").write_text("a b\n"),
+            r"test\.xx has 1 lines but .*test\.yy has 11",
+        ),
+        (
+            lambda c: (c / "train.yy").write_bytes(b"a\nb\xff\n" + 58 * b"c\n"),
+            r"train\.yy:2: the line is not UTF-8",
+        ),
+        (
+            lambda c: (c / "train.xx").write_bytes(b"a\nb\nc\0\n" + 57 * b"c\n"),
+            r"train\.xx:3: the line has a NUL byte",
+        ),
+        (
+            lambda c: [(c / f"train.{x}").write_text("\n" * 60) for x in ("xx", "yy")],
+            r"no pair without an empty side",
+        ),
+    ],
+)
+def test_bad_files_end_in_one_line(corpus, spoil, message):
+    spoil(corpus)
+    code, out, err = run(corpus)
+    assert code == 1
+    last = err.strip().splitlines()
+    assert len(last) == 1 and re.search(message, last[0]), err
+    assert not list(corpus.glob("runs/data-*"))
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--n", "5"], "n=5 does not fit"),
+        (["--n", "0"], "--n must be at least 1"),
+        (["--tgt", "xx"], "--src and --tgt are both xx"),
+        (["--arch", "phm_transformer_gigantic"], "invalid choice"),
+    ],
+)
+def test_bad_options_end_in_one_line(corpus, flags, message):
+    code, out, err = run(corpus, *flags)
+    assert code != 0
+    assert message in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_demo_refuses_unknown_languages():
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.translation", "--tgt", "zz"],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "demo corpus has the languages" in done.stderr.splitlines()[-1]
+
+
+def test_binarize_counts_and_keeps_lines(tmp_path):
+    write_pairs(tmp_path, {"train": 30, "valid": 5, "test": 5})
+    with (tmp_path / "train.xx").open("a") as file:
+        file.write("a b\r\n\n")
+    with (tmp_path / "train.yy").open("a") as file:
+        file.write("\nb\n")
+    (tmp_path / "test.xx").write_bytes(b"\xef\xbb\xbfa\r\n\nb\xe2\x80\xa8c\nd\ne\n")
+    prefixes = {split: str(tmp_path / split) for split in ("train", "valid", "test")}
+    counts = binarize(prefixes, "xx", "yy", tmp_path / "data", 40, 1)
+    assert counts == {"dropped": 2, "train": 30, "valid": 5, "test": 5}
+    assert read_lines(tmp_path / "data" / "raw.test.xx") == [
+        "a",
+        "",
+        "b\u2028c",
+        "d",
+        "e",
+    ]
+    subwords = (tmp_path / "data" / "subwords.test.xx").read_bytes()
+    assert subwords.count(b"\n") == 5
+    assert not (tmp_path / "data.partial").exists()
+    with pytest.raises(DataError, match="both 'xx'"):
+        binarize(prefixes, "xx", "xx", tmp_path / "other", 40, 1)
+    with pytest.raises(DataError, match="nowhere.xx"):
+        read_pairs(str(tmp_path / "nowhere"), "xx", "yy")
