@@ -193,7 +193,7 @@ def _check(
             )
     try:
         check_sizes(in_features, sum(outs), n)
-        if n > 1:
+        if n > 1 and not (isinstance(rule, str) and rule == "learned"):
             make_rule(rule, n)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
