@@ -27,7 +27,8 @@ from babel.numbers import format_currency, get_currency_precision
 from babel.units import UnknownUnitError, format_unit
 from num2words import CONVERTER_CLASSES, num2words
 
-LANGUAGES = ("de", "en", "et", "id", "mk", "ro", "vi")
+from . import LANGUAGES
+
 SIZES = MappingProxyType({"train": 20000, "valid": 500, "test": 500})
 CURRENCIES = """AED ARS AUD BGN BRL CAD CHF CLP CNY COP CZK DKK EGP EUR GBP HKD HUF IDR
 ILS INR JPY KES KRW MAD MKD MXN MYR NGN NOK NZD PEN PHP PKR PLN RON RSD RUB SAR SEK SGD

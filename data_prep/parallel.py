@@ -12,7 +12,7 @@ from typing import Dict, List, Tuple
 
 import sentencepiece
 
-SPLITS = ("train", "valid", "test")
+from . import SPLITS
 
 
 class DataError(ValueError):

@@ -16,26 +16,31 @@ wanted="$fairseq $extras $("$python" --version) $(cksum <setup.py)"
 sources=$(find fairseq_phm -name '*.py' -exec cksum {} + | sort | cksum)
 installed=$(cat "$venv/.installed" 2>/dev/null || true)
 if [ "$installed" = "$wanted $sources" ]; then exit 0; fi
+step() { echo "[$(date +%H:%M:%S)] $*"; }
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 rm -rf build # or setuptools installs modules from there that are gone from the sources
 
 if [ "${installed% * *}" = "$wanted" ]; then
   pip install -q --no-build-isolation --no-deps --force-reinstall .
 else
-  echo "Installing into $venv (about 4 minutes where fairseq has no wheel) ..."
+  step "Making $venv, once (about 4 minutes where fairseq has no wheel)"
   rm -rf "$venv"
   "$python" -m venv "$venv"
   pip install -q numpy"$([ "$fairseq" = stock ] && echo '<2')" cython "setuptools<81" wheel
   if [ "$fairseq" = stock ]; then
     # fairseq 0.12.2 pins an omegaconf that new versions of pip refuse.
+    step "Installing torch 2.2.2"
     pip install -q torch==2.2.2 torchaudio==2.2.2
+    step "Building fairseq 0.12.2"
     pip install -q --no-deps fairseq==0.12.2
     pip install -q hydra-core==1.3.2 omegaconf==2.3.0 bitarray cffi regex scikit-learn \
       sacrebleu tqdm
     pip install -q --no-build-isolation ".[$extras]"
   else
-    # fairseq builds against the torch that is there, or else downloads another one.
+    step "Installing torch"
     pip install -q "torch<=2.13.0"
+    step "Installing fairseq-fixed and the plugin"
+    # Without isolation: it would download another torch to build against.
     pip install -q --no-build-isolation ".[fairseq,$extras]"
   fi
 fi

@@ -7,7 +7,8 @@ from random import Random
 import pytest
 from babel import Locale
 
-from data_prep.cldr import LANGUAGES, fact_makers, sentence_pairs, write_corpus
+from data_prep import LANGUAGES
+from data_prep.cldr import fact_makers, sentence_pairs, write_corpus
 
 PAIRS = ["en-de", "en-vi", "en-id", "de-en", "ro-en", "en-et", "en-mk", "en-ro"]
 SIZES = {"train": 300, "valid": 40, "test": 50}
