@@ -12,11 +12,13 @@ import_user_dir_once(__name__)
 
 from .functional import multiplication_rule, phm_linear  # noqa: E402
 from .models import PHMTransformerConfig, PHMTransformerModel  # noqa: E402
-from .modules import PHMLinear  # noqa: E402
+from .modules import PHMLSTM, PHMLinear, PHMLSTMCell  # noqa: E402
 from .substitution import count_parameters, substitute  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
+    "PHMLSTM",
+    "PHMLSTMCell",
     "PHMLinear",
     "PHMTransformerConfig",
     "PHMTransformerModel",

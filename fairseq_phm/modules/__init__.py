@@ -1,5 +1,6 @@
 """Layers: thin modules that hold the parameters of the functions in ``functional``."""
 
 from .linear import PHMLinear, PHMLinearRows
+from .lstm import PHMLSTM, PHMLSTMCell
 
-__all__ = ["PHMLinear", "PHMLinearRows"]
+__all__ = ["PHMLSTM", "PHMLSTMCell", "PHMLinear", "PHMLinearRows"]

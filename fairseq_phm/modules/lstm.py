@@ -1,0 +1,303 @@
+"""PHMLSTM and PHMLSTMCell: LSTMs whose eight maps are PHM layers."""
+
+import math
+import re
+from typing import Any, List, Optional, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from .linear import PHMLinear
+
+GATES = ("separate", "fused")
+State = Tuple[Tensor, Tensor]
+
+
+class PHMLSTMCell(nn.Module):
+    """``nn.LSTMCell`` with PHM maps (Zhang et al., ICLR 2021, section 3.2).
+
+    i, f, g, o = split(PHM(x) + PHM(h) + b); c' = sig(f) c + sig(i) tanh(g);
+    h' = sig(o) tanh(c'). (The paper prints h' = o * c'; this is the ordinary cell,
+    which a fused kernel computes.)
+
+    Args:
+        input_size, hidden_size: as in ``nn.LSTMCell``; n divides both.
+        n: n of all maps; 1 is the dense cell.
+        bias: one vector of 4 * hidden_size numbers, or none.
+        gates: ``"separate"``: each gate has its own PHM layer of the input and of the
+            hidden state, eight maps with a rule each, as the paper's counts have it.
+            ``"fused"``: one PHM layer with 4 * hidden_size outputs for the input and
+            one for the hidden state, as in the paper's text.
+        rule, freeze_rule, rank: as for :class:`PHMLinear`.
+
+    Raises:
+        ValueError: as :class:`PHMLinear`, or for an unknown ``gates``.
+
+    Shapes: input (batch, input_size) or (input_size,); states likewise.
+
+    >>> cell = PHMLSTMCell(300, 300, n=5)
+    >>> sum(p.numel() for p in cell.parameters())
+    146200
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        n: int,
+        bias: bool = True,
+        rule: Union[str, Tensor] = "learned",
+        freeze_rule: bool = False,
+        gates: str = "separate",
+        rank: int = 0,
+        device: Any = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        super().__init__()
+        if gates not in GATES:
+            raise ValueError(
+                f"unknown gates {gates!r}: choose one of {', '.join(GATES)}"
+            )
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.n = n
+        self.gates = gates
+        maps = 4 if gates == "separate" else 1
+
+        def phm(in_features: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                PHMLinear(
+                    in_features,
+                    4 * hidden_size // maps,
+                    n,
+                    bias=False,
+                    rule=rule,
+                    freeze_rule=freeze_rule,
+                    rank=rank,
+                    std=1 / math.sqrt(3 * hidden_size),
+                    device=device,
+                    dtype=dtype,
+                )
+                for _ in range(maps)
+            )
+
+        self.ih = phm(input_size)
+        self.hh = phm(hidden_size)
+        self.bias = None
+        if bias:
+            self.bias = nn.Parameter(
+                torch.empty(4 * hidden_size, device=device, dtype=dtype)
+            )
+            bound = 1 / math.sqrt(hidden_size)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @property
+    def weight_ih(self) -> Tensor:
+        """Weights of the input, (4 * hidden_size, input_size); gates i, f, g, o."""
+        return torch.cat([phm.weight for phm in self.ih])
+
+    @property
+    def weight_hh(self) -> Tensor:
+        """Weights of the hidden state, (4 * hidden_size, hidden_size)."""
+        return torch.cat([phm.weight for phm in self.hh])
+
+    @property
+    def bias_ih(self) -> Optional[Tensor]:
+        """The bias, (4 * hidden_size,), under one of ``nn.LSTMCell``'s two names."""
+        return self.bias
+
+    @property
+    def bias_hh(self) -> Optional[Tensor]:
+        """Zeros: ``nn.LSTMCell`` adds two biases, this cell has one."""
+        return None if self.bias is None else torch.zeros_like(self.bias)
+
+    def forward(self, input: Tensor, hx: Optional[State] = None) -> State:
+        return self.step(input, hx, self.weight_ih, self.weight_hh)
+
+    def step(
+        self, input: Tensor, hx: Optional[State], weight_ih: Tensor, weight_hh: Tensor
+    ) -> State:
+        """One step with weights that were read before, once for many steps."""
+        if hx is None:
+            zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
+            hx = (zeros, zeros)
+        h, c = hx
+        mixed = F.linear(input, weight_ih, self.bias) + F.linear(h, weight_hh)
+        i, f, g, o = mixed.chunk(4, dim=-1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+    def extra_repr(self) -> str:
+        text = f"{self.input_size}, {self.hidden_size}, n={self.n}"
+        return f"{text}, gates={self.gates!r}, bias={self.bias is not None}"
+
+
+class PHMLSTM(nn.Module):
+    """``nn.LSTM`` with PHM maps, run by the same fused kernel.
+
+    The weights H are built once a call and handed to the kernel of ``nn.LSTM`` (CPU
+    and cuDNN), with gradients through them. They can be read under the names that
+    ``nn.LSTM`` has: ``weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0``
+    (zeros), with other layer numbers and ``_reverse``.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional:
+            as in ``nn.LSTM``; n divides the sizes.
+        n, rule, freeze_rule, gates, rank: as in :class:`PHMLSTMCell`.
+
+    Raises:
+        ValueError: as :class:`PHMLSTMCell`; fewer than one layer; input of the wrong
+            width or number of dimensions.
+
+    Shapes: as in ``nn.LSTM``: input (time, batch, input_size), or (batch, time,
+    input_size) with ``batch_first``, or (time, input_size), or a PackedSequence;
+    returns output, (h, c).
+
+    >>> lstm = PHMLSTM(300, 300, n=10, bidirectional=True)
+    >>> output, (h, c) = lstm(torch.zeros(7, 2, 300))
+    >>> output.shape, h.shape
+    (torch.Size([7, 2, 600]), torch.Size([2, 2, 300]))
+    >>> lstm.weight_ih_l0_reverse.shape
+    torch.Size([1200, 300])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        n: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        rule: Union[str, Tensor] = "learned",
+        freeze_rule: bool = False,
+        gates: str = "separate",
+        rank: int = 0,
+        device: Any = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.n = n
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        directions = 2 if bidirectional else 1
+        self.cells = nn.ModuleList(
+            PHMLSTMCell(
+                hidden_size * directions if layer else input_size,
+                hidden_size,
+                n,
+                bias=bias,
+                rule=rule,
+                freeze_rule=freeze_rule,
+                gates=gates,
+                rank=rank,
+                device=device,
+                dtype=dtype,
+            )
+            for layer in range(num_layers)
+            for _ in range(directions)
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """``weight_ih_l0`` and the other names of ``nn.LSTM``."""
+        match = re.fullmatch(r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?", name)
+        if match:
+            directions = 2 if self.bidirectional else 1
+            index = int(match[2]) * directions + (match[3] is not None)
+            if index < len(self.cells) and (match[3] is None or self.bidirectional):
+                return getattr(self.cells[index], match[1])
+        return super().__getattr__(name)
+
+    def flat_weights(self) -> List[Tensor]:
+        """H and biases of all layers and directions, in the kernel's order."""
+        flat = []
+        for cell in self.cells:
+            flat += [cell.weight_ih, cell.weight_hh]
+            if self.bias:
+                flat += [cell.bias_ih, cell.bias_hh]
+        return flat
+
+    def forward(
+        self, input: Union[Tensor, PackedSequence], hx: Optional[State] = None
+    ) -> Tuple[Union[Tensor, PackedSequence], State]:
+        options = (self.bias, self.num_layers, self.dropout, self.training)
+        if isinstance(input, PackedSequence):
+            data, batch_sizes, sorted_indices, unsorted_indices = input
+            self._check_width(data)
+            hx = self._initial_state(data, int(batch_sizes[0]), hx, sorted_indices)
+            output, h, c = torch._VF.lstm(
+                data, batch_sizes, hx, self.flat_weights(), *options, self.bidirectional
+            )
+            packed = PackedSequence(
+                output, batch_sizes, sorted_indices, unsorted_indices
+            )
+            return packed, _permute((h, c), unsorted_indices)
+        if input.dim() not in (2, 3):
+            raise ValueError(
+                f"PHMLSTM takes input of 2 or 3 dimensions, got {input.dim()}"
+            )
+        self._check_width(input)
+        batched = input.dim() == 3
+        if not batched:
+            input = input.unsqueeze(0 if self.batch_first else 1)
+            hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        hx = self._initial_state(input, input.size(0 if self.batch_first else 1), hx)
+        output, h, c = torch._VF.lstm(
+            input,
+            hx,
+            self.flat_weights(),
+            *options,
+            self.bidirectional,
+            self.batch_first,
+        )
+        if batched:
+            return output, (h, c)
+        output = output.squeeze(0 if self.batch_first else 1)
+        return output, (h.squeeze(1), c.squeeze(1))
+
+    def _check_width(self, input: Tensor) -> None:
+        if input.size(-1) != self.input_size:
+            raise ValueError(
+                f"input has width {input.size(-1)}, expected {self.input_size}"
+            )
+
+    def _initial_state(
+        self,
+        input: Tensor,
+        batch: int,
+        hx: Optional[State],
+        sorted_indices: Optional[Tensor] = None,
+    ) -> State:
+        shape = (len(self.cells), batch, self.hidden_size)
+        if hx is None:
+            zeros = input.new_zeros(shape)
+            return zeros, zeros
+        for state in hx:
+            if tuple(state.shape) != shape:
+                raise ValueError(
+                    f"initial state has size {tuple(state.shape)}, expected {shape}"
+                )
+        return _permute(hx, sorted_indices)
+
+    def extra_repr(self) -> str:
+        text = f"{self.input_size}, {self.hidden_size}, n={self.n}"
+        for name in ("num_layers", "batch_first", "dropout", "bidirectional"):
+            text += f", {name}={getattr(self, name)}"
+        return text
+
+
+def _permute(state: State, order: Optional[Tensor]) -> State:
+    if order is None:
+        return state
+    return state[0].index_select(1, order), state[1].index_select(1, order)

@@ -1,0 +1,198 @@
+"""PHMLSTM against nn.LSTM loaded with the materialised weights."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from fairseq_phm import PHMLSTM, PHMLSTMCell
+
+VARIANTS = {
+    "dense": dict(n=1),
+    "separate": dict(n=4),
+    "fused": dict(n=4, gates="fused"),
+    "quaternion": dict(n=4, rule="quaternion", freeze_rule=True),
+    "low rank": dict(n=2, rank=2),
+    "no bias": dict(n=4, bias=False),
+}
+SHAPES = {
+    "one": {},
+    "bidirectional": dict(bidirectional=True),
+    "deep": dict(num_layers=3, bidirectional=True, batch_first=True),
+}
+
+
+def dense_twin(lstm):
+    twin = nn.LSTM(
+        lstm.input_size,
+        lstm.hidden_size,
+        lstm.num_layers,
+        lstm.bias,
+        lstm.batch_first,
+        lstm.dropout,
+        lstm.bidirectional,
+    )
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            parameter.copy_(getattr(lstm, name))
+    return twin
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def options(request):
+    return VARIANTS[request.param]
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("packed", [False, "sorted", "unsorted"])
+@pytest.mark.parametrize("state", [False, True])
+def test_equals_nn_lstm(options, shape, training, packed, state):
+    torch.manual_seed(0)
+    lstm = PHMLSTM(12, 8, **options, **shape)
+    twin = dense_twin(lstm)
+    batch, time = 5, 7
+    hx = None
+    if state:
+        hx = tuple(torch.randn(len(lstm.cells), batch, 8) for _ in range(2))
+    results = []
+    x = (
+        torch.randn(batch, time, 12)
+        if lstm.batch_first
+        else torch.randn(time, batch, 12)
+    )
+    for model in (lstm, twin):
+        model.train(training)
+        given = input = x.clone().requires_grad_()
+        if packed:
+            lengths = [7, 6, 4, 4, 1] if packed == "sorted" else [4, 7, 1, 6, 4]
+            input = pack_padded_sequence(
+                given, lengths, model.batch_first, enforce_sorted=packed == "sorted"
+            )
+        output, (h, c) = model(input, hx)
+        if packed:
+            output, sizes = pad_packed_sequence(output, model.batch_first)
+            assert sizes.tolist() == lengths
+        (output.square().sum() + h.sum() + 2 * c.sum()).backward()
+        results.append((output, h, c, given.grad))
+    for mine, expected in zip(*results):
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
+    for name, parameter in twin.named_parameters():
+        if name.startswith("weight"):
+            direct = torch.autograd.grad(
+                getattr(lstm, name), list(lstm.cells.parameters()), parameter.grad,
+                allow_unused=True,
+            )  # fmt: skip
+            for own, gradient in zip(lstm.cells.parameters(), direct):
+                if gradient is not None:
+                    torch.testing.assert_close(own.grad, gradient, atol=1e-4, rtol=1e-4)
+        elif name.startswith("bias_ih"):
+            index = [n for n, _ in twin.named_parameters() if n.startswith("bias_ih")]
+            cell = lstm.cells[index.index(name)]
+            torch.testing.assert_close(
+                cell.bias.grad, parameter.grad, atol=1e-4, rtol=1e-4
+            )
+
+
+@pytest.mark.parametrize(
+    "options_n", [(1, 721_200), (2, 361_264), (5, 146_200), (10, 81_200)]
+)
+def test_counts_of_the_300_dimensional_lstm(options_n):
+    n, expected = options_n
+    assert sum(p.numel() for p in PHMLSTM(300, 300, n).parameters()) == expected
+
+
+def test_quaternion_count():
+    lstm = PHMLSTM(300, 300, 4, rule="quaternion", freeze_rule=True)
+    weights = sum(p.numel() for k, p in lstm.named_parameters() if "bias" not in k)
+    assert weights == 180_000
+    assert sum(p.numel() for p in lstm.parameters()) == 180_000 + 1200
+
+
+def test_gate_order_and_rules():
+    lstm = PHMLSTM(6, 4, 2)
+    cell = lstm.cells[0]
+    for gate in range(4):
+        phm = cell.ih[gate]
+        rule, blocks = phm.rule.detach().double(), phm.blocks.detach().double()
+        H = sum(np.kron(a, s) for a, s in zip(rule.numpy(), blocks.numpy()))
+        part = lstm.weight_ih_l0[4 * gate : 4 * gate + 4]
+        np.testing.assert_allclose(part.detach().numpy(), H, atol=1e-6)
+    fused = PHMLSTM(6, 4, 2, gates="fused").cells[0]
+    assert len(fused.ih) == 1 and fused.ih[0].blocks.shape == (2, 8, 3)
+    assert len({id(p.rule) for p in (*cell.ih, *cell.hh)}) == 8
+
+
+def test_cell_steps_equal_the_layer(options):
+    torch.manual_seed(1)
+    lstm = PHMLSTM(12, 8, **options)
+    cell = lstm.cells[0]
+    x = torch.randn(6, 3, 12)
+    state, outputs = None, []
+    for step in x:
+        state = cell(step, state)
+        outputs.append(state[0])
+    expected, (h, c) = lstm(x)
+    torch.testing.assert_close(torch.stack(outputs), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state[1], c[0], atol=1e-5, rtol=1e-5)
+    unbatched = cell(x[0, 0])[0]
+    torch.testing.assert_close(unbatched, cell(x[0])[0][0])
+
+
+def test_unbatched_and_empty_input():
+    lstm = PHMLSTM(12, 8, 4, bidirectional=True)
+    twin = dense_twin(lstm)
+    x = torch.randn(7, 12)
+    for mine, expected in zip(lstm(x), twin(x)):
+        torch.testing.assert_close(mine, expected)
+    hx = (torch.randn(2, 8), torch.randn(2, 8))
+    torch.testing.assert_close(lstm(x, hx)[0], twin(x, hx)[0])
+
+
+def test_initial_spread_is_that_of_nn_lstm():
+    torch.manual_seed(0)
+    lstm, twin = PHMLSTM(200, 300, 5), nn.LSTM(200, 300)
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        expected = getattr(twin, name).std().item()
+        assert getattr(lstm, name).std().item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "make,message",
+    [
+        (lambda: PHMLSTM(10, 8, 4), "n=4 does not fit in_features=10"),
+        (lambda: PHMLSTM(8, 10, 4), "n=4 does not fit.*10"),
+        (lambda: PHMLSTM(8, 8, 4, gates="both"), "unknown gates 'both'"),
+        (lambda: PHMLSTM(8, 8, 4, num_layers=0), "num_layers must be at least 1"),
+        (lambda: PHMLSTM(8, 8, 4)(torch.ones(3, 2, 7)), "width 7, expected 8"),
+        (lambda: PHMLSTM(8, 8, 4)(torch.ones(8)), "2 or 3 dimensions"),
+        (
+            lambda: PHMLSTM(8, 8, 4)(torch.ones(3, 2, 8), (torch.ones(1, 3, 8),) * 2),
+            r"initial state has size \(1, 3, 8\), expected \(1, 2, 8\)",
+        ),
+        (lambda: PHMLSTMCell(8, 9, 2), "n=2 does not fit"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_names_copies_and_state():
+    lstm = PHMLSTM(8, 8, 4, num_layers=2, bidirectional=True)
+    assert lstm.weight_hh_l1_reverse.shape == (32, 8)
+    assert lstm.weight_ih_l1.shape == (32, 16)
+    for absent in ("weight_ih_l2", "weight_xx_l0", "weight_ih"):
+        with pytest.raises(AttributeError, match=absent):
+            getattr(lstm, absent)
+    with pytest.raises(AttributeError, match="weight_ih_l0_reverse"):
+        PHMLSTM(8, 8, 4).weight_ih_l0_reverse  # noqa: B018
+    other = copy.deepcopy(lstm)
+    fresh = PHMLSTM(8, 8, 4, num_layers=2, bidirectional=True)
+    fresh.load_state_dict(lstm.state_dict())
+    x = torch.randn(3, 2, 8)
+    for model in (other, fresh):
+        torch.testing.assert_close(model(x)[0], lstm(x)[0])
