@@ -43,16 +43,17 @@ def multiplication_rule(name: str, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def random_rule(n: int, generator: Optional[torch.Generator] = None) -> Tensor:
-    """Random rule (n, n, n) whose vectors ``rule[:, p, q]`` have length 1.
+    """Random rule (n, n, n) whose vectors ``rule[:, p, q]`` have length sqrt(n).
 
-    Unit length is what every algebra above has too. It makes each block of
-    sum_i A_i kron S_i keep the variance of the entries of S.
+    Equal lengths give all n x n parts of H the same variance. This length lets Adam,
+    which moves every parameter about equally far, lower the loss as fast per step as
+    in a dense layer; with length 1 a step is worth 1/sqrt(n) of a dense one.
 
-    >>> random_rule(5).square().sum(0).allclose(torch.ones(5, 5))
+    >>> random_rule(5).square().mean(0).allclose(torch.ones(5, 5))
     True
     """
     rule = torch.randn(n, n, n, generator=generator)
-    return rule / rule.norm(dim=0, keepdim=True)
+    return rule * math.sqrt(n) / rule.norm(dim=0, keepdim=True)
 
 
 def make_rule(
