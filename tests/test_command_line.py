@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = str(ROOT / "fairseq_phm")
+CHECKS_TYPES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 LINES = {"train": 100, "valid": 13, "test": 21}
 
 
@@ -123,6 +124,8 @@ def test_resume_goes_on_as_if_never_stopped(corpus, tmp_path):
     whole, parts = weights("whole"), weights("parts")
     assert whole.keys() == parts.keys()
     for key in whole:
+        if key.endswith("_float_tensor"):  # a device marker that fairseq never fills
+            continue
         torch.testing.assert_close(parts[key], whole[key], atol=1e-4, rtol=1e-3)
 
 
@@ -179,17 +182,18 @@ def test_eval_bleu_checkpoint_loads_safely(corpus, tmp_path):
         '{"beam": 1, "max_len_b": 3}',
     )
     checkpoint = tmp_path / "checkpoint_best.pt"
-    code = (
-        "import sys, fairseq_phm, torch\n"
-        "torch.load(sys.argv[1], weights_only=True)['extra_state']\n"
-    )
-    subprocess.run([sys.executable, "-c", code, checkpoint], check=True, cwd=ROOT)
+    if CHECKS_TYPES:
+        code = (
+            "import sys, fairseq_phm, torch\n"
+            "torch.load(sys.argv[1], weights_only=True)['extra_state']\n"
+        )
+        subprocess.run([sys.executable, "-c", code, checkpoint], check=True, cwd=ROOT)
     output = run("generate", corpus / "bin", "--path", checkpoint, *GENERATE)
     assert len(hypotheses(output)) == LINES["test"]
 
 
 def test_other_types_are_still_refused(tmp_path):
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+    if not CHECKS_TYPES:
         pytest.skip("torch < 2.6 does not check by default")
     torch.save({"x": Path("y")}, tmp_path / "x.pt")
     code = "import sys, fairseq_phm, torch; torch.load(sys.argv[1])"
