@@ -46,7 +46,7 @@ def tiny_transformer(task, arch="phm_transformer", seed=0, **options):
     return PHMTransformerModel.build_model(args, task)
 
 
-def padded_batch(task, sources=((5, 6, 7, 8, 9), (10, 11), (12, 13, 14))):
+def padded_batch(task, sources=((5, 6, 7, 8, 9), (12, 13, 14), (10, 11))):
     """A batch with left-padded sources, right-padded targets: tokens (batch, time)."""
     pad, eos = task.source_dictionary.pad(), task.source_dictionary.eos()
     longest = max(map(len, sources)) + 1

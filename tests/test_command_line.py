@@ -173,6 +173,26 @@ def test_architectures_train_and_generate(corpus, tmp_path, arch):
     assert set(rule.unique().tolist()) == {-1, 0, 1} or arch.endswith("wide")
 
 
+LSTM = [
+    "--user-dir", PLUGIN, "--encoder-hidden-size", "32", "--decoder-hidden-size", "32",
+    "--encoder-embed-dim", "16", "--decoder-embed-dim", "16",
+    "--decoder-out-embed-dim", "16", "--encoder-bidirectional", "--phm-output-maps",
+    "--optimizer", "adam", "--lr", "0.005", "--max-tokens", "400", "--num-workers", "0",
+    "--required-batch-size-multiple", "1", "--cpu", "--seed", "1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", ["phm_lstm", "quaternion_lstm"])
+def test_lstm_trains_and_generates(corpus, tmp_path, arch):
+    run(
+        "train", corpus / "bin", "--save-dir", tmp_path, "--arch", arch,
+        "--max-update", "3", *LSTM,
+    )  # fmt: skip
+    checkpoint = tmp_path / "checkpoint_last.pt"
+    output = run("generate", corpus / "bin", "--path", checkpoint, *GENERATE)
+    assert len(hypotheses(output)) == LINES["test"]
+
+
 def test_eval_bleu_checkpoint_loads_safely(corpus, tmp_path):
     train(
         corpus,

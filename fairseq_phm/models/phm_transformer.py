@@ -10,26 +10,18 @@ from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from fairseq.tasks import FairseqTask
 
-from ..functional import ALGEBRAS
 from ..substitution import SHARE_RULE, substitute
 from .architectures import phm_transformer, register_architectures
+from .options import PHMOptions
 
 
 @dataclass
-class PHMTransformerConfig(TransformerConfig):
+class PHMTransformerConfig(PHMOptions, TransformerConfig):
     """fairseq's TransformerConfig and what the PHM layers add.
 
     The options of :func:`fairseq_phm.substitute`, with the prefix ``phm_``.
     """
 
-    phm_n: int = field(
-        default=4,
-        metadata={
-            "help": "n of the PHM layers: attention and FFN maps keep 1/n of their "
-            "weights (plus n^3 for each rule); training time stays that of the dense "
-            "layer. 1: dense"
-        },
-    )
     phm_attention_n: Optional[int] = field(
         default=None,
         metadata={
@@ -43,35 +35,6 @@ class PHMTransformerConfig(TransformerConfig):
         metadata={
             "help": "n of the feed-forward maps, the other linear weights; wins over "
             "--phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
-        },
-    )
-    phm_encoder_n: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "n of the encoder's maps, 3/7 of the base model's linear weights; "
-            "wins over --phm-n; no effect on speed"
-        },
-    )
-    phm_decoder_n: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "n of the decoder's maps, 4/7 of the base model's linear weights; "
-            "wins over --phm-n; no effect on speed"
-        },
-    )
-    phm_rule: ChoiceEnum(["learned", *ALGEBRAS]) = field(
-        default="learned",
-        metadata={
-            "help": "multiplication rule: learned from a random start, or learned from "
-            "the start of an algebra (complex n=2, quaternion n=4, octonion n=8, "
-            "sedenion n=16); no effect on parameters and speed"
-        },
-    )
-    phm_freeze_rule: bool = field(
-        default=False,
-        metadata={
-            "help": "do not train the rule: n^3 fewer parameters per rule and a "
-            "slightly cheaper backward pass"
         },
     )
     phm_share_rule: ChoiceEnum(list(SHARE_RULE)) = field(
@@ -91,14 +54,6 @@ class PHMTransformerConfig(TransformerConfig):
             "and n^3 parameters a block; building the weights costs somewhat more time"
         },
     )
-    phm_rank: int = field(
-        default=0,
-        metadata={
-            "help": "rank r of the blocks S_i = U_i V_i: a map has r (in + out) "
-            "weights instead of in out / n; one more small matrix product per map. "
-            "0: full rank"
-        },
-    )
     phm_attention_dim: Optional[int] = field(
         default=None,
         metadata={
@@ -106,15 +61,6 @@ class PHMTransformerConfig(TransformerConfig):
             "width by default; parameters and time of attention grow with it"
         },
     )
-
-    def substitution(self) -> dict:
-        """Keyword arguments of :func:`fairseq_phm.substitute`."""
-        prefix = "phm_"
-        return {
-            name[len(prefix) :]: getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name.startswith(prefix)
-        }
 
 
 @register_model("phm_transformer")
@@ -151,7 +97,7 @@ class PHMTransformerModel(TransformerModelBase):
                 "quant-noise does not work with PHM layers: "
                 "drop --quant-noise-pq and --quant-noise-scalar"
             )
-        return substitute(super().build_model(cfg, task), **cfg.substitution())
+        return substitute(super().build_model(cfg, task), **cfg.phm_options())
 
 
 register_architectures()

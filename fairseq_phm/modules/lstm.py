@@ -2,7 +2,8 @@
 
 import math
 import re
-from typing import Any, List, Optional, Tuple, Union
+from contextlib import contextmanager
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,8 @@ class PHMLSTMCell(nn.Module):
             ``"fused"``: one PHM layer with 4 * hidden_size outputs for the input and
             one for the hidden state, as in the paper's text.
         rule, freeze_rule, rank: as for :class:`PHMLinear`.
+        std: standard deviations of the input's and the hidden state's weights at the
+            start; default 1/sqrt(3 hidden_size) for both, as ``nn.LSTMCell``.
 
     Raises:
         ValueError: as :class:`PHMLinear`, or for an unknown ``gates``.
@@ -52,6 +55,7 @@ class PHMLSTMCell(nn.Module):
         freeze_rule: bool = False,
         gates: str = "separate",
         rank: int = 0,
+        std: Optional[Tuple[float, float]] = None,
         device: Any = None,
         dtype: Optional[torch.dtype] = None,
     ) -> None:
@@ -64,9 +68,12 @@ class PHMLSTMCell(nn.Module):
         self.hidden_size = hidden_size
         self.n = n
         self.gates = gates
+        self._weights: Optional[Tuple[Tensor, Tensor]] = None
         maps = 4 if gates == "separate" else 1
+        if std is None:
+            std = (1 / math.sqrt(3 * hidden_size),) * 2
 
-        def phm(in_features: int) -> nn.ModuleList:
+        def phm(in_features: int, std: float) -> nn.ModuleList:
             return nn.ModuleList(
                 PHMLinear(
                     in_features,
@@ -76,15 +83,15 @@ class PHMLSTMCell(nn.Module):
                     rule=rule,
                     freeze_rule=freeze_rule,
                     rank=rank,
-                    std=1 / math.sqrt(3 * hidden_size),
+                    std=std,
                     device=device,
                     dtype=dtype,
                 )
                 for _ in range(maps)
             )
 
-        self.ih = phm(input_size)
-        self.hh = phm(hidden_size)
+        self.ih = phm(input_size, std[0])
+        self.hh = phm(hidden_size, std[1])
         self.bias = None
         if bias:
             self.bias = nn.Parameter(
@@ -113,13 +120,17 @@ class PHMLSTMCell(nn.Module):
         """Zeros: ``nn.LSTMCell`` adds two biases, this cell has one."""
         return None if self.bias is None else torch.zeros_like(self.bias)
 
-    def forward(self, input: Tensor, hx: Optional[State] = None) -> State:
-        return self.step(input, hx, self.weight_ih, self.weight_hh)
+    @contextmanager
+    def using(self, weight_ih: Tensor, weight_hh: Tensor) -> Iterator[None]:
+        """Within this context steps take these weights instead of building H anew."""
+        self._weights = (weight_ih, weight_hh)
+        try:
+            yield
+        finally:
+            self._weights = None
 
-    def step(
-        self, input: Tensor, hx: Optional[State], weight_ih: Tensor, weight_hh: Tensor
-    ) -> State:
-        """One step with weights that were read before, once for many steps."""
+    def forward(self, input: Tensor, hx: Optional[State] = None) -> State:
+        weight_ih, weight_hh = self._weights or (self.weight_ih, self.weight_hh)
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = (zeros, zeros)

@@ -2,6 +2,7 @@
 
 from .count import count_parameters
 from .maps import FAIRSEQ_MAPS, LinearMap, find_maps
+from .recurrent import substitute_lstm
 from .swap import SHARE_RULE, substitute
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "count_parameters",
     "find_maps",
     "substitute",
+    "substitute_lstm",
 ]

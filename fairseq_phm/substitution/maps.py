@@ -77,7 +77,7 @@ def find_maps(
             names = set(maps.get(kind, ()))
             if name in names and names <= owner._modules.keys():
                 layer = owner_path if kind == "ffn" else owner_path.rpartition(".")[0]
-                found.append(LinearMap(owner, name, path, kind, _stack(path), layer))
+                found.append(LinearMap(owner, name, path, kind, stack_of(path), layer))
     return found
 
 
@@ -88,7 +88,8 @@ def _attention_kind(owner: nn.Module, path: str) -> str:
     return "cross_attention" if crosses else "self_attention"
 
 
-def _stack(path: str) -> Optional[str]:
+def stack_of(path: str) -> Optional[str]:
+    """ "encoder" or "decoder" when a part of the module's path says so, else None."""
     for part in path.split("."):
         if part in ("encoder", "decoder"):
             return part

@@ -1,0 +1,69 @@
+"""Options that all PHM models have, as command-line flags and yaml keys."""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+
+from ..functional import ALGEBRAS
+
+PREFIX = "phm_"
+
+
+@dataclass
+class PHMOptions(FairseqDataclass):
+    """Which n and rule the PHM layers of a model have."""
+
+    phm_n: int = field(
+        default=4,
+        metadata={
+            "help": "n of the PHM layers: each map keeps 1/n of its weights (plus n^3 "
+            "for a rule); a training step takes about the time of the dense one. "
+            "1: dense"
+        },
+    )
+    phm_encoder_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the encoder's maps: 1/n of their weights; wins over --phm-n; "
+            "no effect on training speed"
+        },
+    )
+    phm_decoder_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the decoder's maps: 1/n of their weights; wins over --phm-n; "
+            "no effect on training speed"
+        },
+    )
+    phm_rule: ChoiceEnum(["learned", *ALGEBRAS]) = field(
+        default="learned",
+        metadata={
+            "help": "multiplication rule: learned from a random start, or learned from "
+            "the start of an algebra (complex n=2, quaternion n=4, octonion n=8, "
+            "sedenion n=16); no effect on parameters and speed"
+        },
+    )
+    phm_freeze_rule: bool = field(
+        default=False,
+        metadata={
+            "help": "do not train the rule: n^3 fewer parameters per rule and a "
+            "slightly cheaper backward pass"
+        },
+    )
+    phm_rank: int = field(
+        default=0,
+        metadata={
+            "help": "rank r of the blocks S_i = U_i V_i: a map has r (in + out) "
+            "weights instead of in out / n; one more small matrix product per map. "
+            "0: full rank"
+        },
+    )
+
+    def phm_options(self) -> Dict[str, Any]:
+        """The options ``phm_NAME`` as keyword arguments NAME."""
+        return {
+            name[len(PREFIX) :]: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name.startswith(PREFIX)
+        }

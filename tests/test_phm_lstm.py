@@ -1,0 +1,151 @@
+"""phm_lstm: fairseq's LSTM encoder-decoder against a dense twin."""
+
+import argparse
+
+import pytest
+import torch
+from conftest import padded_batch
+from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.lstm import LSTMModel
+from fairseq.sequence_generator import SequenceGenerator
+from torch import nn
+
+from fairseq_phm import (
+    PHMLSTM,
+    PHMLinear,
+    PHMLSTMCell,
+    PHMLSTMModel,
+    substitute_lstm,
+)
+
+TINY = dict(
+    encoder_embed_dim=16,
+    encoder_hidden_size=24,
+    encoder_layers=2,
+    decoder_embed_dim=16,
+    decoder_hidden_size=24,
+    decoder_out_embed_dim=16,
+    decoder_layers=2,
+    dropout=0.0,
+    criterion="cross_entropy",
+)
+VARIANTS = {
+    "separate": {},
+    "fused": dict(phm_gates="fused"),
+    "bidirectional": dict(encoder_bidirectional=True, phm_output_maps=True),
+    "n apart": dict(phm_encoder_n=2, phm_decoder_n=8),
+    "quaternion": dict(phm_rule="quaternion", phm_freeze_rule=True, phm_rank=2),
+    "no attention": dict(decoder_attention="0", phm_decoder_n=1),
+}
+
+
+def build(model_class, arch, task, **options):
+    torch.manual_seed(0)
+    args = argparse.Namespace(**{**TINY, **options})
+    ARCH_CONFIG_REGISTRY[arch](args)
+    return model_class.build_model(args, task)
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def pair(request, task):
+    options = VARIANTS[request.param]
+    model = build(PHMLSTMModel, "phm_lstm", task, **options)
+    dense = {k: v for k, v in options.items() if not k.startswith("phm_")}
+    twin = build(LSTMModel, "lstm", task, **dense)
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            owner, _, last = name.rpartition(".")
+            parameter.copy_(getattr(model.get_submodule(owner), last))
+    return model, twin
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_outputs_and_gradients(pair, task, training):
+    batch = padded_batch(task)
+    outputs = []
+    for model in pair:
+        model.train(training)
+        outputs.append(model(**batch)[0])
+        outputs[-1].log_softmax(-1).square().mean().backward()
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+    model, twin = pair
+    embeddings = [m.encoder.embed_tokens.weight.grad for m in pair]
+    torch.testing.assert_close(*embeddings, atol=1e-5, rtol=1e-4)
+    first = model.encoder.lstm.cells[0].bias
+    expected = twin.encoder.lstm.bias_ih_l0
+    torch.testing.assert_close(first.grad, expected.grad, atol=1e-5, rtol=1e-4)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_beam_search(pair, task):
+    results = []
+    for model in pair:
+        generator = SequenceGenerator(
+            [model.eval()], task.target_dictionary, beam_size=5, max_len_b=12
+        )
+        net_input = padded_batch(task)
+        del net_input["prev_output_tokens"]
+        results.append(generator.generate([model], {"net_input": net_input}))
+    for hypotheses, expected in zip(*results):
+        for one, other in zip(hypotheses, expected):
+            assert one["tokens"].tolist() == other["tokens"].tolist()
+            torch.testing.assert_close(one["score"], other["score"], atol=1e-4, rtol=0)
+
+
+def test_weights_are_built_once_a_sequence(task, monkeypatch):
+    from fairseq_phm.modules import linear
+
+    calls = []
+    original = linear.materialize
+    monkeypatch.setattr(
+        linear, "materialize", lambda *a: calls.append(1) or original(*a)
+    )
+    model = build(PHMLSTMModel, "phm_lstm", task)
+    calls.clear()
+    batch = padded_batch(task)
+    model(**batch)
+    assert len(calls) == 2 * 8 + 2 * 8
+    calls.clear()
+    del batch["prev_output_tokens"]
+    generator = SequenceGenerator(
+        [model.eval()], task.target_dictionary, beam_size=2, max_len_b=9
+    )
+    generator.generate([model], {"net_input": batch})
+    assert len(calls) == 2 * 8 + 2 * 8
+
+
+def test_what_is_replaced(task):
+    model = build(PHMLSTMModel, "phm_lstm", task, phm_output_maps=True)
+    assert isinstance(model.encoder.lstm, PHMLSTM)
+    assert all(isinstance(cell, PHMLSTMCell) for cell in model.decoder.layers)
+    assert isinstance(model.decoder.attention.output_proj, PHMLinear)
+    assert isinstance(model.decoder.additional_fc, PHMLinear)
+    assert isinstance(model.decoder.fc_out, nn.Linear)
+    weight = model.decoder.layers[0].weight_hh
+    assert weight.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.05)
+    assert abs(model.encoder.lstm.bias_ih_l1).max() <= 0.2
+    dense = build(PHMLSTMModel, "phm_lstm", task, phm_n=1)
+    assert isinstance(dense.encoder.lstm, nn.LSTM)
+
+
+def test_every_architecture(task):
+    for family in ("phm_lstm", "quaternion_lstm"):
+        for suffix in ("", "_wiseman_iwslt_de_en", "_luong_wmt_en_de"):
+            args = argparse.Namespace()
+            ARCH_CONFIG_REGISTRY[family + suffix](args)
+            frozen = getattr(args, "phm_freeze_rule", False)
+            assert frozen == (family == "quaternion_lstm")
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (dict(phm_n=5), r"encoder.lstm: n=5 does not fit in_features=16"),
+        (dict(phm_rule="complex"), "encoder.lstm: rule 'complex' has size 2x2x2"),
+    ],
+)
+def test_errors(task, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(PHMLSTMModel, "phm_lstm", task, **options)
+    with pytest.raises(ValueError, match="Linear has no nn.LSTM"):
+        substitute_lstm(nn.Linear(2, 2), 2)
