@@ -12,8 +12,8 @@ from ..functional import (
     low_rank_blocks,
     make_rule,
     materialize,
-    phm_linear,
 )
+from .cache import WeightCache
 
 
 class PHMLinear(nn.Module):
@@ -77,6 +77,7 @@ class PHMLinear(nn.Module):
         self.rank = rank
         self.redraw_rule = isinstance(rule, str) and rule == "learned"
         self.borrowed: Tuple[str, ...] = ()
+        self.cache = WeightCache()
 
         def new(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -106,8 +107,25 @@ class PHMLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """H, of shape (out, in), differentiable in rule and blocks."""
+        """H, of shape (out, in), differentiable in rule and blocks.
+
+        In eval mode without gradients it is built once and kept; do not edit it.
+        """
+        if not torch.jit.is_scripting():
+            if not self.training:
+                sources = (self.rule, self.blocks, self.blocks_u, self.blocks_v)
+                return self.cache.get(sources, self.build_weight)
+        return self.build_weight()
+
+    def build_weight(self) -> Tensor:
+        """H, computed now."""
         return materialize(self.rule, self.full_blocks())
+
+    def train(self, mode: bool = True) -> "PHMLinear":
+        """Set the mode as ``nn.Module`` does; training frees the kept H."""
+        if mode:
+            self.cache.clear()
+        return super().train(mode)
 
     def full_blocks(self) -> Tensor:
         """S, of shape (n, out/n, in/n): ``blocks``, or U V for low-rank blocks."""
@@ -116,7 +134,7 @@ class PHMLinear(nn.Module):
         return self.blocks
 
     def forward(self, input: Tensor) -> Tensor:
-        return phm_linear(input, self.rule, self.full_blocks(), self.bias)
+        return F.linear(input, self.weight, self.bias)
 
     @torch.no_grad()
     def reset_parameters(
@@ -216,6 +234,7 @@ class PHMLinearRows(PHMLinear):
         self.start = start
         self.stop = stop
         self.redraw_rule = False
+        self.cache = WeightCache()
         shared = ("rule", "blocks", "blocks_u", "blocks_v")
         frozen = "rule" in fused._buffers
         for name in shared:
@@ -264,13 +283,9 @@ class PHMLinearRows(PHMLinear):
             for i, (size, stop) in enumerate(zip(sizes, stops))
         ]
 
-    @property
-    def weight(self) -> Tensor:
-        """H of these outputs, of shape (stop - start, in)."""
+    def build_weight(self) -> Tensor:
+        """H of these outputs, of shape (stop - start, in), computed now."""
         return materialize(self.rule, self.full_blocks(), self.start, self.stop)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight, self.bias)
 
     def reset_parameters(
         self, std: Optional[float] = None, generator: Optional[torch.Generator] = None

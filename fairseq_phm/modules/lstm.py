@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .cache import WeightCache
 from .linear import PHMLinear
 
 GATES = ("separate", "fused")
@@ -69,6 +70,7 @@ class PHMLSTMCell(nn.Module):
         self.n = n
         self.gates = gates
         self._weights: Optional[Tuple[Tensor, Tensor]] = None
+        self.caches = (WeightCache(), WeightCache())
         maps = 4 if gates == "separate" else 1
         if std is None:
             std = (1 / math.sqrt(3 * hidden_size),) * 2
@@ -103,12 +105,27 @@ class PHMLSTMCell(nn.Module):
     @property
     def weight_ih(self) -> Tensor:
         """Weights of the input, (4 * hidden_size, input_size); gates i, f, g, o."""
-        return torch.cat([phm.weight for phm in self.ih])
+        return self._weight(self.ih, self.caches[0])
 
     @property
     def weight_hh(self) -> Tensor:
         """Weights of the hidden state, (4 * hidden_size, hidden_size)."""
-        return torch.cat([phm.weight for phm in self.hh])
+        return self._weight(self.hh, self.caches[1])
+
+    def _weight(self, maps: nn.ModuleList, cache: WeightCache) -> Tensor:
+        def build() -> Tensor:
+            return torch.cat([phm.build_weight() for phm in maps])
+
+        if self.training:
+            return build()
+        return cache.get([*maps.parameters(), *maps.buffers()], build)
+
+    def train(self, mode: bool = True) -> "PHMLSTMCell":
+        """Set the mode as ``nn.Module`` does; training frees the kept weights."""
+        if mode:
+            for cache in self.caches:
+                cache.clear()
+        return super().train(mode)
 
     @property
     def bias_ih(self) -> Optional[Tensor]:

@@ -1,0 +1,149 @@
+"""H is built once in eval mode, and again after every possible edit."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from conftest import tiny_transformer
+from torch import nn
+
+from fairseq_phm import PHMLSTM, PHMLinear
+from fairseq_phm.modules import PHMLinearRows
+
+MAKERS = {
+    "learned": lambda: PHMLinear(16, 24, 4),
+    "quaternion": lambda: PHMLinear(16, 24, 4, rule="quaternion", freeze_rule=True),
+    "low rank": lambda: PHMLinear(16, 24, 4, rank=2),
+    "rows": lambda: PHMLinearRows.split(PHMLinear(16, 48, 4), [24, 24])[1],
+    "dense": lambda: PHMLinear(16, 24, 1),
+    "lstm": lambda: PHMLSTM(16, 24, 4, bidirectional=True),
+}
+
+
+def in_place(layer, through):
+    for parameter in layer.parameters():
+        target = parameter.data if through == "data" else parameter.detach()
+        target.mul_(1.5)
+
+
+EDITS = {
+    "data": lambda layer: in_place(layer, "data"),
+    "detach": lambda layer: in_place(layer, "detach"),
+    "training step": lambda layer: (
+        layer.train(),
+        [p.data.add_(0.1) for p in layer.parameters()],
+        layer.eval(),
+    ),
+    "load_state_dict": lambda layer: layer.load_state_dict(
+        {key: value * 0.5 for key, value in layer.state_dict().items()}
+    ),
+    "double": lambda layer: (
+        layer.double()
+        .float()
+        .apply(
+            lambda m: [p.data.mul_(2) for p in m._parameters.values() if p is not None]
+        )
+    ),
+    "half": lambda layer: layer.bfloat16(),
+}
+
+
+def weight_of(layer):
+    return layer.weight_ih_l0_reverse if isinstance(layer, PHMLSTM) else layer.weight
+
+
+@pytest.fixture(params=MAKERS, ids=str)
+def layer(request):
+    torch.manual_seed(0)
+    return MAKERS[request.param]().eval()
+
+
+def fresh(layer):
+    """The weight that a copy without a cache has."""
+    with torch.enable_grad():
+        return weight_of(copy.deepcopy(layer)).detach()
+
+
+@torch.no_grad()
+def test_built_once(layer):
+    assert weight_of(layer) is weight_of(layer)
+    assert torch.equal(weight_of(layer), fresh(layer))
+    assert weight_of(layer.train()) is not weight_of(layer)
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+@torch.no_grad()
+def test_never_stale(layer, edit):
+    before = weight_of(layer).clone()
+    edit(layer)
+    assert torch.equal(weight_of(layer), fresh(layer))
+    assert weight_of(layer).dtype != before.dtype or not torch.equal(
+        weight_of(layer), before
+    )
+
+
+def test_gradients_flow_in_eval_mode(layer):
+    with torch.no_grad():
+        weight_of(layer)
+    weight_of(layer).sum().backward()
+    assert any(p.grad is not None for p in layer.parameters())
+
+
+@torch.no_grad()
+def test_shared_rule_edited_through_another_layer():
+    owner = PHMLinear(8, 8, 2).eval()
+    other = PHMLinear(8, 8, 2, rule=owner.rule).eval()
+    before = other.weight
+    owner.rule.data.add_(1)
+    assert not torch.equal(other.weight, before)
+    assert torch.equal(other.weight, fresh(other))
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "dense"])
+@torch.no_grad()
+def test_edits_of_the_weight_itself_do_not_stay(name):
+    layer = MAKERS[name]().eval()
+    expected = fresh(layer)
+    nn.init.ones_(weight_of(layer))
+    assert torch.equal(weight_of(layer), expected)
+
+
+@torch.no_grad()
+def test_copies_and_pickles_are_small_and_right(layer):
+    small = len(pickle.dumps(layer))
+    weight_of(layer)
+    assert len(pickle.dumps(layer)) == small
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        for parameter in other.parameters():
+            parameter.data.mul_(3)
+        assert torch.equal(weight_of(other), fresh(other))
+        assert torch.equal(weight_of(layer), fresh(layer))
+
+
+@torch.no_grad()
+def test_autocast_and_inference_mode():
+    layer = PHMLinear(16, 16, 4).eval()
+    x = torch.randn(3, 16)
+    exact = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert torch.equal(layer(x), exact)
+    with torch.inference_mode():
+        kept = layer.weight
+        assert torch.equal(layer(x), exact) and layer.weight is kept
+    assert torch.equal(layer(x), exact)
+
+
+@torch.no_grad()
+def test_a_model_translates_the_same_after_an_edit(task):
+    from conftest import padded_batch
+
+    model = tiny_transformer(task, phm_fuse_qkv=True, phm_share_rule="stack").eval()
+    batch = padded_batch(task)
+    before = model(**batch)[0]
+    for parameter in model.parameters():
+        parameter.data.mul_(1.1)
+    after = model(**batch)[0]
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, copy.deepcopy(model)(**batch)[0])
