@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = str(ROOT / "fairseq_phm")
@@ -224,16 +223,8 @@ def test_other_types_are_still_refused(tmp_path):
     assert done.returncode and "weights_only" in done.stderr.lower()
 
 
-@pytest.mark.parametrize("nested", [True, False], ids=["nested", "flat"])
-def test_hydra(corpus, tmp_path, nested):
-    sizes = dict(embed_dim=32, ffn_embed_dim=64, layers=1, attention_heads=4)
-    model = {"_name": "phm_transformer", "phm_n": 8, "phm_share_rule": "layer"}
-    for stack in ("encoder", "decoder"):
-        if nested:
-            model[stack] = dict(sizes)
-        else:
-            model.update({f"{stack}_{name}": value for name, value in sizes.items()})
-    config = {
+def hydra_config(corpus, folder, model):
+    return {
         "common": {"user_dir": PLUGIN, "cpu": True, "log_format": "json", "seed": 1},
         "task": {
             "_name": "translation", "data": str(corpus / "bin"),
@@ -246,17 +237,43 @@ def test_hydra(corpus, tmp_path, nested):
         "optimizer": {"_name": "adam"},
         "lr_scheduler": {"_name": "fixed"},
         "optimization": {"max_update": 3, "lr": [0.005]},
-        "checkpoint": {"save_dir": str(tmp_path / "checkpoints")},
+        "checkpoint": {"save_dir": str(folder / "checkpoints")},
         "model": model,
-        "hydra": {"run": {"dir": str(tmp_path / "hydra")}},
+        "hydra": {"run": {"dir": str(folder / "hydra")}},
     }  # fmt: skip
-    (tmp_path / "tiny.yaml").write_text("# @package _group_\n" + yaml.safe_dump(config))
+
+
+SIZES = dict(embed_dim=32, ffn_embed_dim=64, layers=1, attention_heads=4)
+HYDRA = {
+    "nested": {
+        "_name": "phm_transformer", "phm_n": 8, "phm_share_rule": "layer",
+        "encoder": SIZES, "decoder": SIZES,
+    },
+    "flat": {
+        "_name": "phm_transformer", "phm_n": 8, "phm_share_rule": "layer",
+        **{f"{s}_{k}": v for s in ("encoder", "decoder") for k, v in SIZES.items()},
+    },
+    "lstm": {
+        "_name": "phm_lstm", "phm_n": 8, "phm_gates": "fused",
+        **{f"{s}_embed_dim": 16 for s in ("encoder", "decoder", "decoder_out")},
+        **{f"{s}_hidden_size": 16 for s in ("encoder", "decoder")},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HYDRA)
+def test_hydra(corpus, tmp_path, name):
+    config = hydra_config(corpus, tmp_path, HYDRA[name])
+    text = json.dumps(config)
+    (tmp_path / "tiny.yaml").write_text("# @package _group_\n" + text)
     run("hydra_train", "--config-dir", tmp_path, "--config-name", "tiny", cwd=tmp_path)
     checkpoint = tmp_path / "checkpoints" / "checkpoint_last.pt"
-    assert checkpoint.is_file(), list(tmp_path.rglob("*"))
     state = torch.load(checkpoint, weights_only=False)["model"]
-    assert state["encoder.layers.0.fc1.blocks"].shape == (8, 8, 4)
-    assert "encoder.layers.0.fc1.rule" not in state  # the layer's rule is stored once
+    if name == "lstm":
+        assert state["encoder.lstm.cells.0.ih.0.blocks"].shape == (8, 8, 2)
+    else:
+        assert state["encoder.layers.0.fc1.blocks"].shape == (8, 8, 4)
+        assert "encoder.layers.0.fc1.rule" not in state  # stored once a layer
     output = run("generate", corpus / "bin", "--path", checkpoint, *GENERATE)
     assert len(hypotheses(output)) == LINES["test"]
 
