@@ -6,6 +6,7 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_phm import PHMTransformerModel
 
@@ -61,3 +62,20 @@ def padded_batch(task, sources=((5, 6, 7, 8, 9), (12, 13, 14), (10, 11))):
         "src_lengths": src.ne(pad).sum(1),
         "prev_output_tokens": prev,
     }
+
+
+def assert_same_hypotheses(models, task):
+    """Beam search of all models gives equal hypotheses and scores."""
+    net_input = padded_batch(task)
+    del net_input["prev_output_tokens"]
+    results = []
+    for model in models:
+        generator = SequenceGenerator(
+            [model.eval()], task.target_dictionary, beam_size=5, max_len_b=12
+        )
+        results.append(generator.generate([model], {"net_input": net_input}))
+    for hypotheses, expected in zip(*results):
+        assert len(hypotheses) == len(expected) == 5
+        for one, other in zip(hypotheses, expected):
+            assert one["tokens"].tolist() == other["tokens"].tolist()
+            torch.testing.assert_close(one["score"], other["score"], atol=1e-4, rtol=0)

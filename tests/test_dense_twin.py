@@ -4,7 +4,12 @@ import argparse
 
 import pytest
 import torch
-from conftest import TINY, padded_batch, tiny_transformer
+from conftest import (
+    TINY,
+    assert_same_hypotheses,
+    padded_batch,
+    tiny_transformer,
+)
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerModel
 from fairseq.sequence_generator import SequenceGenerator
@@ -109,19 +114,7 @@ def test_incremental_decoding(pair, task):
 
 
 def test_beam_search(pair, task):
-    results = []
-    for model in pair:
-        generator = SequenceGenerator(
-            [model.eval()], task.target_dictionary, beam_size=5, max_len_b=12
-        )
-        net_input = padded_batch(task)
-        del net_input["prev_output_tokens"]
-        results.append(generator.generate([model], {"net_input": net_input}))
-    for hypotheses, expected in zip(*results):
-        assert len(hypotheses) == len(expected) == 5
-        for one, other in zip(hypotheses, expected):
-            assert one["tokens"].tolist() == other["tokens"].tolist()
-            torch.testing.assert_close(one["score"], other["score"], atol=1e-4, rtol=0)
+    assert_same_hypotheses(pair, task)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,8 @@ def test_rule_values():
         (dict(in_features=8, out_features=8, n=4, rule="quaternions"), "unknown rule"),
         (dict(in_features=8, out_features=8, n=2, rule="quaternion"), "4x4x4.*n=2"),
         (dict(in_features=8, out_features=8, n=2, rule=torch.ones(3, 3, 3)), "3x3x3"),
+        (dict(in_features=8, out_features=8, n=1, rule="foo"), "unknown rule 'foo'"),
+        (dict(in_features=8, out_features=8, n=1, rule="complex"), "2x2x2.*n=1"),
         (dict(in_features=8, out_features=8, n=2, rank=-1), "rank"),
         (
             dict(in_features=8, out_features=8, n=2, rule=nn.Parameter(torch.ones(4))),

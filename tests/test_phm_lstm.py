@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 import torch
-from conftest import padded_batch
+from conftest import assert_same_hypotheses, padded_batch
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.lstm import LSTMModel
 from fairseq.sequence_generator import SequenceGenerator
@@ -78,18 +78,7 @@ def test_outputs_and_gradients(pair, task, training):
 
 
 def test_beam_search(pair, task):
-    results = []
-    for model in pair:
-        generator = SequenceGenerator(
-            [model.eval()], task.target_dictionary, beam_size=5, max_len_b=12
-        )
-        net_input = padded_batch(task)
-        del net_input["prev_output_tokens"]
-        results.append(generator.generate([model], {"net_input": net_input}))
-    for hypotheses, expected in zip(*results):
-        for one, other in zip(hypotheses, expected):
-            assert one["tokens"].tolist() == other["tokens"].tolist()
-            torch.testing.assert_close(one["score"], other["score"], atol=1e-4, rtol=0)
+    assert_same_hypotheses(pair, task)
 
 
 def test_weights_are_built_once_a_sequence(task, monkeypatch):

@@ -75,7 +75,8 @@ class PHMLinear(nn.Module):
         self.out_features = out_features
         self.n = n
         self.rank = rank
-        self.redraw_rule = isinstance(rule, str) and rule == "learned"
+        learned = isinstance(rule, str) and rule == "learned"
+        self.redraw_rule = learned and n > 1
         self.borrowed: Tuple[str, ...] = ()
         self.cache = WeightCache()
 
@@ -88,6 +89,8 @@ class PHMLinear(nn.Module):
         self.blocks_v = new(n, rank, width) if rank else None
         self.bias = new(out_features) if bias else None
         if n == 1:
+            if not learned:
+                make_rule(rule, n)  # refuses what does not fit
             self.rule = None
         elif isinstance(rule, nn.Parameter) and not freeze_rule:
             if rule.shape != (n, n, n):
@@ -102,7 +105,6 @@ class PHMLinear(nn.Module):
                 self.register_buffer("rule", values)
             else:
                 self.rule = nn.Parameter(values)
-        self.redraw_rule = self.redraw_rule and n > 1
         self.reset_parameters(std, generator)
 
     @property

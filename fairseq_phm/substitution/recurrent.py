@@ -68,8 +68,9 @@ def substitute_lstm(
         if chosen == 1 and not rank:
             continue
         make = _layer if isinstance(dense, nn.LSTM) else _cell
+        own = {**options, "rule": rule if chosen > 1 else "learned"}
         try:
-            swaps.append((path, make(dense, chosen, options).train(dense.training)))
+            swaps.append((path, make(dense, chosen, own).train(dense.training)))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if output_maps:

@@ -115,7 +115,7 @@ def substitute(
                 sum(outs),
                 group_n,
                 bias=old[0].bias is not None,
-                rule=rules.get(scope, rule),
+                rule=rules.get(scope, rule) if group_n > 1 else "learned",
                 freeze_rule=freeze_rule,
                 rank=rank,
                 std=_std(old, in_features, outs),
