@@ -14,6 +14,8 @@ import sentencepiece
 
 from . import SPLITS
 
+LONGEST = 1023  # subwords of a sentence: fairseq's 1024 positions and the end mark
+
 
 class DataError(ValueError):
     """Input that cannot be used; the message is one line that names file and line."""
@@ -81,7 +83,8 @@ def binarize(
         Counts of pairs by split, and "dropped".
 
     Raises:
-        DataError: see :func:`read_pairs`.
+        DataError: see :func:`read_pairs`; a vocabulary that is too small; a sentence of
+            validation or test that is longer than :data:`LONGEST` subwords.
     """
     if src == tgt:
         raise DataError(f"source and target language are both {src!r}")
@@ -94,39 +97,75 @@ def binarize(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for split, chosen in pairs.items():
-        counts[split] = len(chosen)
-        for language, sentences in zip((src, tgt), zip(*chosen)):
-            _write(partial / f"raw.{split}.{language}", sentences)
+    try:
+        for split, chosen in pairs.items():
+            counts[split] = len(chosen)
+            for language, sentences in zip((src, tgt), zip(*chosen)):
+                _write(partial / f"raw.{split}.{language}", sentences)
+        model = _train_subwords(partial / "subwords", kept, vocab_size, seed)
+        for split, chosen in pairs.items():
+            for language, sentences in zip((src, tgt), zip(*chosen)):
+                pieces = model.encode(list(sentences), out_type=str)
+                if split != "train":
+                    _check_lengths(pieces, f"{prefixes[split]}.{language}")
+                _write(partial / f"subwords.{split}.{language}", map(" ".join, pieces))
+        _preprocess(partial, src, tgt)
+        (partial / "counts.json").write_text(json.dumps(counts))
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return counts
+
+
+def _train_subwords(
+    prefix: Path, pairs: List[Tuple[str, str]], vocab_size: int, seed: int
+) -> sentencepiece.SentencePieceProcessor:
     sentencepiece.set_random_generator_seed(seed)
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(side for pair in kept for side in pair),
-        model_prefix=str(partial / "subwords"),
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        split_digits=True,
-        minloglevel=2,
-    )
-    model = sentencepiece.SentencePieceProcessor(
-        model_file=str(partial / "subwords.model")
-    )
-    for split, chosen in pairs.items():
-        for language, sentences in zip((src, tgt), zip(*chosen)):
-            pieces = model.encode(list(sentences), out_type=str)
-            _write(partial / f"subwords.{split}.{language}", map(" ".join, pieces))
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(side for pair in pairs for side in pair),
+            model_prefix=str(prefix),
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            split_digits=True,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        characters = len({c for pair in pairs for side in pair for c in side})
+        raise DataError(
+            f"no {vocab_size} subwords for the {characters} different characters of "
+            f"the training text, try --vocab-size {2 * characters} "
+            f"({str(error).strip().splitlines()[-1]})"
+        ) from None
+    return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+
+
+def _check_lengths(lines: List[List[str]], path: str) -> None:
+    for number, line in enumerate(lines, start=1):
+        if len(line) > LONGEST:
+            raise DataError(
+                f"{path}:{number}: the line has {len(line)} subwords, "
+                f"at most {LONGEST} fit the model"
+            )
+
+
+def _preprocess(folder: Path, src: str, tgt: str) -> None:
     command = [sys.executable, "-m", "fairseq_cli.preprocess", "--joined-dictionary"]
     command += ["--source-lang", src, "--target-lang", tgt]
     for split in SPLITS:
-        command += [f"--{split}pref", str(partial / f"subwords.{split}")]
-    command += ["--destdir", str(partial), "--workers", str(os.cpu_count() or 1)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        command += [f"--{split}pref", str(folder / f"subwords.{split}")]
+    command += ["--destdir", str(folder), "--workers", str(os.cpu_count() or 1)]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
     if done.returncode:
         last = done.stdout.decode(errors="replace").strip().splitlines()[-1:]
-        raise DataError(f"fairseq-preprocess failed on {partial}: {' '.join(last)}")
-    (partial / "counts.json").write_text(json.dumps(counts))
-    os.replace(partial, out)
-    return counts
+        raise DataError(f"fairseq-preprocess failed on {folder}: {' '.join(last)}")
 
 
 def _write(path: Path, lines) -> None:

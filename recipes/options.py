@@ -19,6 +19,7 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     """Options of a run; ``extra`` holds what follows ``--``, for fairseq-train."""
     parser = argparse.ArgumentParser(
         prog="quickstart.sh",
+        allow_abbrev=False,
         description="Trains phm_transformer on sentence pairs, translates the test set "
         "and scores it. Without --train, --valid and --test the corpus is made from "
         "Unicode CLDR data: dates, times, amounts, units and places.",

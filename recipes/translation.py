@@ -35,12 +35,13 @@ class RunError(RuntimeError):
 def main() -> None:
     """Command line of ``recipes/quickstart.sh``."""
     options = parse_arguments(sys.argv[1:])
-    models = {f"phm_transformer n={options.n}": options.n}
+    family = options.arch.partition("_transformer")[0] + "_transformer"
+    models = {f"{family} n={options.n}": [*options.extra, "--phm-n", str(options.n)]}
     if options.compare:
-        models["transformer (dense)"] = 1
+        models["transformer (dense)"] = [*without_phm(options.extra), "--phm-n", "1"]
     try:
         data = prepare(options)
-        results = [run(name, n, data, options) for name, n in models.items()]
+        results = [run(name, own, data, options) for name, own in models.items()]
     except OSError as error:
         sys.exit(f"quickstart: {error.filename}: {error.strerror}")
     except (DataError, RunError) as error:
@@ -83,10 +84,27 @@ def prepare(options: argparse.Namespace) -> Path:
     return data
 
 
-def run(name: str, n: int, data: Path, options: argparse.Namespace) -> Dict[str, Any]:
-    """Train, translate and score one model; results of an equal run are read back."""
+def without_phm(flags: List[str]) -> List[str]:
+    """The flags of fairseq-train without --phm-... and their values: the dense twin."""
+    kept, dropping = [], False
+    for flag in flags:
+        if flag.startswith("--"):
+            dropping = flag.startswith("--phm-")
+        if not dropping:
+            kept.append(flag)
+    return kept
+
+
+def run(
+    name: str, own: List[str], data: Path, options: argparse.Namespace
+) -> Dict[str, Any]:
+    """Train, translate and score one model; results of an equal run are read back.
+
+    ``own`` are the flags of fairseq-train that this model alone has.
+    """
+    n = int(own[-1])
     train = [
-        "--arch", options.arch, "--phm-n", str(n),
+        "--arch", options.arch,
         "--encoder-normalize-before", "--decoder-normalize-before",
         "--share-all-embeddings", "--dropout", "0.1",
         "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--clip-norm", "1.0",
@@ -97,7 +115,7 @@ def run(name: str, n: int, data: Path, options: argparse.Namespace) -> Dict[str,
         "--max-tokens", str(options.max_tokens),
         "--max-update", str(options.updates), "--seed", str(options.seed),
     ]  # fmt: skip
-    train += options.extra
+    train += own
     folder = data.with_name(
         f"{data.name.replace('data-', '', 1)}-{options.arch}-n{n}-{digest(train)}"
     )
@@ -143,6 +161,7 @@ def fit(
     drop_broken_checkpoint(folder)
     command = [
         tool("fairseq-train"), str(data), "--user-dir", str(ROOT / "fairseq_phm"),
+        "--source-lang", options.src, "--target-lang", options.tgt,
         "--save-dir", str(folder), "--no-epoch-checkpoints",
         "--save-interval-updates", "200", "--keep-interval-updates", "1",
         "--num-workers", "0", "--required-batch-size-multiple", "1",
@@ -176,6 +195,7 @@ def translate(
     """fairseq-generate on the test set: hypotheses in order, and its seconds."""
     command = [
         tool("fairseq-generate"), str(data), "--user-dir", str(ROOT / "fairseq_phm"),
+        "--source-lang", options.src, "--target-lang", options.tgt,
         "--path", str(folder / "checkpoint_best.pt"), "--gen-subset", "test",
         "--beam", str(options.beam), "--remove-bpe", "sentencepiece",
         "--max-tokens", str(options.max_tokens), "--num-workers", "0",
@@ -240,7 +260,7 @@ def follow(command: List[str], log: Path) -> Iterator[str]:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
         )
         try:
             for line in process.stdout:

@@ -176,6 +176,24 @@ def test_rule_values():
         (dict(in_features=8, out_features=8, n=1, rule="foo"), "unknown rule 'foo'"),
         (dict(in_features=8, out_features=8, n=1, rule="complex"), "2x2x2.*n=1"),
         (dict(in_features=8, out_features=8, n=2, rank=-1), "rank"),
+        (dict(in_features=8, out_features=8, n=2, rank=1.5), "rank.* got 1.5"),
+        (dict(in_features=8, out_features=8, n="2"), "n='2' does not fit"),
+        (dict(in_features=8, out_features=8, n=True), "n=True does not fit"),
+        (dict(in_features=8, out_features=8, n=2, rule=[[1]]), "name or a tensor"),
+        (
+            dict(in_features=8, out_features=8, n=2, rule=torch.zeros(2, 2, 2)),
+            "zero everywhere",
+        ),
+        (
+            dict(
+                in_features=8,
+                out_features=8,
+                n=2,
+                rule=nn.Parameter(torch.ones(2, 2, 2)),
+                dtype=torch.half,
+            ),
+            "shared rule is torch.float32, the layer torch.float16",
+        ),
         (
             dict(in_features=8, out_features=8, n=2, rule=nn.Parameter(torch.ones(4))),
             "has size 4, but n=2",
@@ -185,6 +203,11 @@ def test_rule_values():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         PHMLinear(**options)
+
+
+def test_numpy_integers_are_sizes():
+    layer = PHMLinear(np.int64(8), np.int64(16), np.int64(4))
+    assert layer(torch.zeros(3, 8)).shape == (3, 16)
 
 
 def test_shared_rule_is_stored_once_and_has_one_gradient():

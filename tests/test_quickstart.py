@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.parallel import DataError, binarize, read_lines, read_pairs
+from recipes.translation import without_phm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,6 +79,22 @@ def test_run_compare_and_repeat(corpus):
     assert "using" in again and time.time() - started < 60
 
 
+def test_dense_twin_has_no_phm_flags():
+    flags = ["--phm-ffn-n", "8", "--cpu", "--phm-fuse-qkv", "--clip-norm", "0.1"]
+    assert without_phm(flags) == ["--cpu", "--clip-norm", "0.1"]
+
+
+def test_languages_with_a_dash(tmp_path):
+    write_pairs(tmp_path, {"train": 60, "valid": 9, "test": 11})
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.xx").rename(tmp_path / f"{split}.pt-br")
+        (tmp_path / f"{split}.yy").rename(tmp_path / f"{split}.zh_Hans")
+    code, out, err = run(
+        tmp_path, "--src", "pt-br", "--tgt", "zh_Hans", "--updates", "2"
+    )
+    assert code == 0 and "BLEU" in out, err[-2000:]
+
+
 def test_interrupted_run_goes_on(corpus):
     process = subprocess.Popen(
         command(corpus, "--updates", "40"), cwd=ROOT, start_new_session=True,
@@ -117,6 +134,16 @@ def test_interrupted_run_goes_on(corpus):
         (
             lambda c: [(c / f"train.{x}").write_text("\n" * 60) for x in ("xx", "yy")],
             r"no pair without an empty side",
+        ),
+        (
+            lambda c: (c / "test.yy").write_text("a\n" * 10 + "b " * 1400 + "\n"),
+            r"test\.yy:11: the line has 1400 subwords, at most 1023 fit",
+        ),
+        (
+            lambda c: (c / "train.xx").write_text(
+                "".join(f"{chr(200 + i)} a\n" for i in range(60))
+            ),
+            r"no 30 subwords for the 7\d different characters of the training text",
         ),
     ],
 )

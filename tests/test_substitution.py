@@ -80,6 +80,29 @@ def test_checkpoint_stores_each_number_once(task):
         torch.testing.assert_close(other(**batch)[0], model(**batch)[0])
 
 
+@pytest.mark.parametrize("share", ["none", "block", "layer", "stack", "model"])
+@pytest.mark.parametrize("fuse", [False, True])
+def test_pruned_layers_leave_shared_rules(task, share, fuse):
+    options = dict(phm_share_rule=share, phm_fuse_qkv=fuse, phm_ffn_n=2)
+    model = tiny_transformer(task, **options)
+    keep = dict(encoder_layers_to_keep="1", decoder_layers_to_keep="1")
+    pruned = tiny_transformer(task, seed=1, **options, **keep)
+    args = argparse.Namespace(arch="phm_transformer", **keep)
+    pruned.load_state_dict(model.state_dict(), model_cfg=args)
+    for stack in ("encoder", "decoder"):
+        for name in ("self_attn.v_proj", "fc2"):
+            kept = getattr(pruned, stack).layers[0].get_submodule(name)
+            original = getattr(model, stack).layers[1].get_submodule(name)
+            assert torch.equal(kept.weight, original.weight)
+
+
+def test_rules_that_differ_do_not_load_into_one(task):
+    separate = tiny_transformer(task)
+    shared = tiny_transformer(task, phm_share_rule="block")
+    with pytest.raises(ValueError, match="different rules at .*k_proj.rule and"):
+        shared.load_state_dict(separate.state_dict())
+
+
 def layers_of(model):
     return {found.path: found.module for found in find_maps(model, types=(PHMLinear,))}
 

@@ -1,12 +1,20 @@
 """The mathematics of PHM layers: pure functions on tensors, no modules, no fairseq."""
 
 from .linear import phm_linear
-from .rules import ALGEBRAS, check_sizes, make_rule, multiplication_rule, random_rule
+from .rules import (
+    ALGEBRAS,
+    check_sizes,
+    is_whole,
+    make_rule,
+    multiplication_rule,
+    random_rule,
+)
 from .weight import kronecker_sum, low_rank_blocks, materialize
 
 __all__ = [
     "ALGEBRAS",
     "check_sizes",
+    "is_whole",
     "kronecker_sum",
     "low_rank_blocks",
     "make_rule",

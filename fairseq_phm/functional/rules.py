@@ -7,6 +7,7 @@ coefficient of the basis element e_p in the product e_i e_q.
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Optional, Union
 
 import torch
@@ -69,15 +70,19 @@ def make_rule(
             return random_rule(n, generator)
         made = multiplication_rule(rule)
         described = f"rule {rule!r}"
-    else:
+    elif isinstance(rule, Tensor):
         made = rule.detach().clone()
         described = "the given rule"
+    else:
+        raise ValueError(f"rule must be a name or a tensor, got {type(rule).__name__}")
     if made.shape != (n, n, n):
         sizes = "x".join(map(str, made.shape))
         raise ValueError(
             f"{described} has size {sizes}, but n={n} needs {n}x{n}x{n}; "
             f"the nearest n that fits this rule is {made.size(0) if made.dim() else 1}"
         )
+    if not made.is_meta and not made.any():
+        raise ValueError(f"{described} is zero everywhere")
     return made
 
 
@@ -92,19 +97,24 @@ least 1 and divide both; nearest n that fit: 2, 4
     """
     sizes = f"in_features={in_features}, out_features={out_features}"
     for size in (in_features, out_features):
-        if not isinstance(size, int) or size < 1:
+        if not is_whole(size) or size < 1:
             raise ValueError(f"sizes must be whole numbers of at least 1, got {sizes}")
     common = math.gcd(in_features, out_features)
-    if isinstance(n, int) and n >= 1 and common % n == 0:
+    if is_whole(n) and n >= 1 and common % n == 0:
         return
     fitting = [d for d in range(1, common + 1) if common % d == 0]
-    number = n if isinstance(n, (int, float)) else 1
+    number = n if isinstance(n, (float, Integral)) else 1
     nearest = [d for d in fitting if d < number][-1:]
     nearest += [d for d in fitting if d > number][:1]
     raise ValueError(
-        f"n={n} does not fit {sizes}: n must be at least 1 and divide both; "
+        f"n={n!r} does not fit {sizes}: n must be at least 1 and divide both; "
         f"nearest n that fit: {', '.join(map(str, nearest)) or 1}"
     )
+
+
+def is_whole(number: object) -> bool:
+    """True for Python's and NumPy's integers, False for bool and all else."""
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _cayley_dickson_product(x: Tensor, y: Tensor) -> Tensor:

@@ -2,14 +2,17 @@
 
 import argparse
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
+import torch
 from fairseq.dataclass import ChoiceEnum
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from fairseq.tasks import FairseqTask
+from torch import Tensor
 
+from ..modules import PHMLinear
 from ..substitution import SHARE_RULE, substitute
 from .architectures import phm_transformer, register_architectures
 from .options import PHMOptions
@@ -98,6 +101,41 @@ class PHMTransformerModel(TransformerModelBase):
                 "drop --quant-noise-pq and --quant-noise-scalar"
             )
         return substitute(super().build_model(cfg, task), **cfg.phm_options())
+
+    def load_state_dict(
+        self, state_dict: Dict[str, Tensor], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load as fairseq does; shared rules survive the pruning of whole layers.
+
+        Raises:
+            ValueError: different rules for layers that share one in this model.
+        """
+        state_dict = dict(state_dict)
+        share = self.cfg.phm_share_rule
+        rules: Dict[Any, Tensor] = {}
+        owners: Dict[int, str] = {}
+        for path, module in self.named_modules():
+            key = f"{path}.rule"
+            if not isinstance(module, PHMLinear) or key not in state_dict:
+                continue
+            owner = owners.setdefault(id(module.rule), key)
+            if not torch.equal(state_dict[key], state_dict[owner]):
+                raise ValueError(
+                    f"the checkpoint has different rules at {owner} and {key}, which "
+                    f"are one with --phm-share-rule {share}"
+                )
+        if share in ("stack", "model"):
+            for key, rule in state_dict.items():
+                if key.endswith(".rule"):
+                    stack = key.partition(".")[0] if share == "stack" else ""
+                    rules.setdefault((stack, rule.size(0)), rule)
+            for key, blocks in list(state_dict.items()):
+                path, _, name = key.rpartition(".")
+                stack = key.partition(".")[0] if share == "stack" else ""
+                rule = rules.get((stack, blocks.size(0) if blocks.dim() else 0))
+                if name in ("blocks", "blocks_u") and rule is not None:
+                    state_dict.setdefault(f"{path}.rule", rule)
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
 
 register_architectures()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..functional import (
     check_sizes,
+    is_whole,
     low_rank_blocks,
     make_rule,
     materialize,
@@ -69,8 +70,8 @@ class PHMLinear(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(in_features, out_features, n)
-        if rank < 0:
-            raise ValueError(f"rank must be 0 (full) or more, got {rank}")
+        if not is_whole(rank) or rank < 0:
+            raise ValueError(f"rank must be 0 (full) or more, got {rank!r}")
         self.in_features = in_features
         self.out_features = out_features
         self.n = n
@@ -95,6 +96,8 @@ class PHMLinear(nn.Module):
         elif isinstance(rule, nn.Parameter) and not freeze_rule:
             if rule.shape != (n, n, n):
                 make_rule(rule, n)
+            if dtype is not None and rule.dtype != dtype:
+                raise ValueError(f"the shared rule is {rule.dtype}, the layer {dtype}")
             self.rule = rule
             self.borrowed = ("rule",)
         else:

@@ -47,7 +47,7 @@ def substitute(
         n: PHM n; 1 leaves a map dense.
         attention_n, ffn_n: n of these sublayers; they win over the next two.
         encoder_n, decoder_n: n of these stacks; they win over ``n``.
-        rule, freeze_rule, rank: as for :class:`PHMLinear`.
+        rule, freeze_rule, rank: as for :class:`PHMLinear`; a tensor is copied.
         share_rule: see :data:`SHARE_RULE`. Only maps with equal n share.
         fuse_qkv: q, k, v of self-attention become one PHM layer (3d x d), k and v of
             cross-attention one (2d x d): fewer rules and one larger mixing of outputs.
