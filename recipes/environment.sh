@@ -44,5 +44,6 @@ else
     pip install -q --no-build-isolation ".[fairseq,$extras]"
   fi
 fi
-(cd / && "$venv/bin/python" -c 'import fairseq_phm')
+(cd / && "$venv/bin/python" -c \
+  'import logging; logging.disable(logging.INFO); import fairseq_phm')
 echo "$wanted $sources" >"$venv/.installed"
