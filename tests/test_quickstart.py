@@ -70,7 +70,12 @@ def test_run_compare_and_repeat(corpus):
     results = [json.loads(f.read_text()) for f in corpus.glob("runs/*/result*.json")]
     phm, dense = sorted(results, key=lambda result: result["total"])
     assert phm["non_embedding"] < dense["non_embedding"] / 2
-    assert phm["training_seconds"] > 0 and phm["decoding_seconds"] > 0
+    for name, pattern in (
+        ("train", "done training in"),
+        ("generate", "Translated 11 "),
+    ):
+        logs = [log.read_text() for log in corpus.glob(f"runs/*/{name}.log")]
+        assert len(logs) == 2 and all(pattern in log for log in logs)
     hypotheses = [read_lines(f) for f in corpus.glob("runs/*/test.hyp.yy")]
     assert [len(lines) for lines in hypotheses] == [11, 11]
     started = time.time()
