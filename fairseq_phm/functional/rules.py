@@ -46,9 +46,10 @@ def multiplication_rule(name: str, dtype: torch.dtype = torch.float32) -> Tensor
 def random_rule(n: int, generator: Optional[torch.Generator] = None) -> Tensor:
     """Random rule (n, n, n) whose vectors ``rule[:, p, q]`` have length sqrt(n).
 
-    Equal lengths give all n x n parts of H the same variance. This length lets Adam,
-    which moves every parameter about equally far, lower the loss as fast per step as
-    in a dense layer; with length 1 a step is worth 1/sqrt(n) of a dense one.
+    Equal lengths give all n x n parts of H the same variance. The length is chosen for
+    Adam, which moves every parameter about equally far: to first order, and for
+    unrelated gradients of the parts, a step then lowers the loss as much as in a dense
+    layer, and 1/sqrt(n) as much with length 1.
 
     >>> random_rule(5).square().mean(0).allclose(torch.ones(5, 5))
     True
