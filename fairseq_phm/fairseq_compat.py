@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import sys
+from typing import Any, Type
 
 import numpy as np
 import torch
@@ -58,6 +60,19 @@ def import_user_dir_once(package: str) -> None:
 
     memo = getattr(utils.import_user_module, "memo", ())
     utils.import_user_module.memo = ImportedUserDirs(memo)
+
+
+def show_in_one_line(kind: Type[Exception]) -> None:
+    """Let a program that ends with an error of this kind print its message alone."""
+    others = sys.excepthook
+
+    def show(error_type: type, error: BaseException, trace: Any) -> None:
+        if issubclass(error_type, kind):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            others(error_type, error, trace)
+
+    sys.excepthook = show
 
 
 BETTER_TRANSFORMER_COPIES = tuple(

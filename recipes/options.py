@@ -1,6 +1,6 @@
-"""Options of ``recipes/quickstart.sh``, checked before anything is installed.
+"""Options of the recipes, checked before anything is installed.
 
-Needs nothing but Python: ``python -m recipes.options --help``.
+Needs nothing but Python: ``python -m recipes.options quickstart --help``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from data_prep import LANGUAGES, SPLITS
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def parse_arguments(arguments: List[str]) -> argparse.Namespace:
+def parse_quickstart(arguments: List[str]) -> argparse.Namespace:
     """Options of a run; ``extra`` holds what follows ``--``, for fairseq-train."""
     parser = argparse.ArgumentParser(
         prog="quickstart.sh",
@@ -42,9 +42,7 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     add("--beam", type=int, default=5, help="beam of the search")
     add("--seed", type=int, default=1, help="seed of corpus and training")
     add("--out", type=Path, default=ROOT / "runs" / "quickstart", help="work folder")
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = parser.parse_args(arguments[:end])
-    options.extra = arguments[end + 1 :]
+    options = parse_with_extra(parser, arguments)
     own = [split for split in SPLITS if getattr(options, split)]
     if own and len(own) < len(SPLITS):
         parser.error("--train, --valid and --test go together")
@@ -58,5 +56,63 @@ def parse_arguments(arguments: List[str]) -> argparse.Namespace:
     return options
 
 
+def parse_classification(arguments: List[str]) -> argparse.Namespace:
+    """Options of a run; ``extra`` holds what follows ``--``, for fairseq-train."""
+    parser = argparse.ArgumentParser(
+        prog="classification",
+        allow_abbrev=False,
+        description="Trains sentence classifiers, several seeds each, keeps the "
+        "checkpoint with the best validation accuracy and prints test accuracies.",
+        epilog="What follows -- goes to fairseq-train. A second run reuses what is "
+        "there; an interrupted one goes on.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--data", type=Path, required=True, metavar="DIR",
+        help="folder with train, valid (or dev) and test, .tsv, .tsv.gz or .tsv.xz",
+    )  # fmt: skip
+    add("--vectors", type=Path, help="GloVe vectors: a file, or a folder with one")
+    add("--models", nargs="+", help="dense, quaternion or n of PHM, as 5")
+    add("--seeds", type=int, nargs="+", help="seeds of each model")
+    add("--epochs", type=int, help="length of a training")
+    add("--jobs", type=int, default=1, help="trainings at the same time")
+    add("--out", type=Path, default=ROOT / "runs", help="work folder")
+    for hidden in ("name", "arch", "flags", "published"):
+        add(f"--{hidden}", help=argparse.SUPPRESS)
+    add("--by-column", type=int, help=argparse.SUPPRESS)
+    options = parse_with_extra(parser, arguments)
+    for model in options.models:
+        if model not in ("dense", "quaternion") and not (
+            model.isdigit() and int(model)
+        ):
+            parser.error(f"--models {model}: dense, quaternion or a whole number")
+    for name in ("epochs", "jobs"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    if not options.data.is_dir():
+        parser.error(f"--data {options.data}: no such folder")
+    if options.vectors and options.vectors.is_dir():
+        files = [file for file in options.vectors.iterdir() if ".txt" in file.name]
+        if len(files) != 1:
+            parser.error(f"--vectors {options.vectors}: {len(files)} .txt files there")
+        options.vectors = files[0]
+    if options.vectors and not options.vectors.is_file():
+        parser.error(f"--vectors {options.vectors}: no such file")
+    return options
+
+
+def parse_with_extra(
+    parser: argparse.ArgumentParser, arguments: List[str]
+) -> argparse.Namespace:
+    """The options before a ``--``, and as ``extra`` what follows it."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:end])
+    options.extra = arguments[end + 1 :]
+    return options
+
+
+PARSERS = {"quickstart": parse_quickstart, "classification": parse_classification}
+
 if __name__ == "__main__":
-    parse_arguments(sys.argv[1:])
+    PARSERS[sys.argv[1]](sys.argv[2:])

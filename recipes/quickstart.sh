@@ -6,7 +6,7 @@
 # PYTHON=python3.12 ./recipes/quickstart.sh  chooses the interpreter.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-PYTHONPATH=$here "${PYTHON:-python3}" -m recipes.options "$@"
+PYTHONPATH=$here "${PYTHON:-python3}" -m recipes.options quickstart "$@"
 case " $* " in *" -h "* | *" --help "*) exit ;; esac
 "$here/recipes/environment.sh" "$here/.venv" recipes
 PYTHONPATH=$here exec "$here/.venv/bin/python" -m recipes.translation "$@"

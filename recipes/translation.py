@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import logging
-import os
 import re
-import shlex
-import shutil
-import subprocess
 import sys
-import time
-import zipfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List
 
 from sacrebleu.metrics import BLEU
 from tabulate import tabulate
@@ -24,17 +16,24 @@ from tqdm import tqdm
 from data_prep import SPLITS
 from data_prep.cldr import write_corpus
 from data_prep.parallel import DataError, binarize, read_lines
+from fairseq_phm import count_parameters
 
-from .options import ROOT, parse_arguments
-
-
-class RunError(RuntimeError):
-    """A stage that failed; the message is one line."""
+from .options import ROOT, parse_quickstart
+from .runner import (
+    RunError,
+    digest,
+    follow,
+    load_model,
+    step,
+    tool,
+    train,
+    write_result,
+)
 
 
 def main() -> None:
     """Command line of ``recipes/quickstart.sh``."""
-    options = parse_arguments(sys.argv[1:])
+    options = parse_quickstart(sys.argv[1:])
     family = options.arch.partition("_transformer")[0] + "_transformer"
     models = {f"{family} n={options.n}": [*options.extra, "--phm-n", str(options.n)]}
     if options.compare:
@@ -103,8 +102,10 @@ def run(
     ``own`` are the flags of fairseq-train that this model alone has.
     """
     n = int(own[-1])
-    train = [
-        "--arch", options.arch,
+    flags = [
+        "--source-lang", options.src, "--target-lang", options.tgt,
+        "--arch", options.arch, "--save-interval-updates", "200",
+        "--keep-interval-updates", "1",
         "--encoder-normalize-before", "--decoder-normalize-before",
         "--share-all-embeddings", "--dropout", "0.1",
         "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--clip-norm", "1.0",
@@ -112,19 +113,17 @@ def run(
         "--warmup-updates", str(options.updates // 10),
         "--total-num-update", str(options.updates),
         "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
-        "--max-tokens", str(options.max_tokens),
-        "--max-update", str(options.updates), "--seed", str(options.seed),
+        "--max-tokens", str(options.max_tokens), "--seed", str(options.seed), *own,
     ]  # fmt: skip
-    train += own
     folder = data.with_name(
-        f"{data.name.replace('data-', '', 1)}-{options.arch}-n{n}-{digest(train)}"
+        f"{data.name.replace('data-', '', 1)}-{options.arch}-n{n}-{digest(flags)}"
     )
     finished = folder / f"result-beam{options.beam}.json"
     if finished.is_file():
         step(f"{name}: using {finished}")
         return json.loads(finished.read_text())
-    folder.mkdir(parents=True, exist_ok=True)
-    seconds = fit(name, data, folder, train, options)
+    step(f"{name}: training")
+    seconds = train(name, data, folder, flags, updates=options.updates)
     hypotheses, decoding = translate(name, data, folder, options)
     references = read_lines(data / f"raw.test.{options.tgt}")
     if len(hypotheses) != len(references):
@@ -146,47 +145,10 @@ def run(
         "signature": str(bleu.get_signature()),
         "training_seconds": seconds,
         "decoding_seconds": decoding,
-        **parameters(folder / "checkpoint_best.pt"),
+        **count_parameters(load_model(folder / "checkpoint_best.pt")),
     }
-    partial = finished.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
-    os.replace(partial, finished)
+    write_result(result, finished)
     return result
-
-
-def fit(
-    name: str, data: Path, folder: Path, flags: List[str], options: argparse.Namespace
-) -> float:
-    """fairseq-train, or the rest of it; seconds of training and validation."""
-    drop_broken_checkpoint(folder)
-    command = [
-        tool("fairseq-train"), str(data), "--user-dir", str(ROOT / "fairseq_phm"),
-        "--source-lang", options.src, "--target-lang", options.tgt,
-        "--save-dir", str(folder), "--no-epoch-checkpoints",
-        "--save-interval-updates", "200", "--keep-interval-updates", "1",
-        "--num-workers", "0", "--required-batch-size-multiple", "1",
-        "--log-format", "json", "--log-interval", "20", *flags,
-    ]  # fmt: skip
-    step(f"{name}: training")
-    seconds, valid = 0.0, ""
-    with tqdm(total=options.updates, unit="update", desc=name) as bar:
-        for line in follow(command, folder / "train.log"):
-            entry = re.search(r"\| (train|train_inner|valid) \| (\{.*\})", line)
-            if not entry:
-                continue
-            kind, values = entry[1], json.loads(entry[2])
-            if kind == "valid":
-                valid = f", valid {values['valid_loss']}"
-                continue
-            prefix = "train_" if kind == "train" else ""
-            loss, speed = values[prefix + "loss"], values[prefix + "wps"]
-            bar.set_postfix_str(f"loss {loss}{valid}, {speed} tokens/s", refresh=False)
-            bar.update(int(values[prefix + "num_updates"]) - bar.n)
-            seconds = float(values[prefix + "wall"])
-    if not (folder / "checkpoint_best.pt").is_file():
-        raise RunError(f"{folder}: no checkpoint_best.pt after training")
-    (folder / "seconds").write_text(str(seconds or read_seconds(folder)))
-    return read_seconds(folder)
 
 
 def translate(
@@ -216,17 +178,6 @@ def translate(
     return [found[number] for number in sorted(found)], seconds
 
 
-def parameters(checkpoint: Path) -> Dict[str, int]:
-    """Counts of :func:`fairseq_phm.count_parameters` for a checkpoint."""
-    logging.disable(logging.INFO)
-    from fairseq import checkpoint_utils
-
-    from fairseq_phm import count_parameters
-
-    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
-    return count_parameters(model)
-
-
 def report(results: List[Dict[str, Any]]) -> None:
     """Print the table of all models."""
     rows = [
@@ -243,68 +194,6 @@ def report(results: List[Dict[str, Any]]) -> None:
     align = ["left"] + ["right"] * 5
     print("\n" + tabulate(rows, headers="keys", colalign=align, disable_numparse=True))
     print(f"BLEU: {results[0]['signature']}")
-
-
-def follow(command: List[str], log: Path) -> Iterator[str]:
-    """Run a command, yield its output line by line and append it to ``log``.
-
-    Raises:
-        RunError: the command failed; its last line is in the message.
-    """
-    last = ""
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"$ {shlex.join(command)}\n")
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
-        )
-        try:
-            for line in process.stdout:
-                file.write(line)
-                last = line.strip() or last
-                yield line.rstrip("\n")
-        finally:
-            process.stdout.close()
-            if process.wait() and sys.exc_info()[0] is None:
-                name = Path(command[0]).name
-                raise RunError(f"{name} failed, see {log}: {last}")
-
-
-def drop_broken_checkpoint(folder: Path) -> None:
-    """Go back to the last whole checkpoint when a copy was cut short."""
-    last = folder / "checkpoint_last.pt"
-    for checkpoint in folder.glob("*.pt"):
-        if not zipfile.is_zipfile(checkpoint):
-            checkpoint.unlink()
-    numbered = sorted(folder.glob("checkpoint_*_*.pt"), key=os.path.getmtime)
-    if numbered and not last.is_file():
-        shutil.copyfile(numbered[-1], last)
-
-
-def read_seconds(folder: Path) -> float:
-    file = folder / "seconds"
-    return float(file.read_text()) if file.is_file() else 0.0
-
-
-def tool(name: str) -> str:
-    """Path of a command of this environment."""
-    found = shutil.which(name, path=str(Path(sys.executable).parent))
-    found = found or shutil.which(name)
-    if not found:
-        raise RunError(f"no command {name}: pip install '.[fairseq]'")
-    return found
-
-
-def digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
-
-
-def step(text: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
 if __name__ == "__main__":

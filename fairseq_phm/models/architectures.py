@@ -7,8 +7,9 @@ Hamilton's rule, frozen.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
-from typing import Any, Dict
+from typing import Any, ContextManager, Dict
 
 from fairseq.models import register_model_architecture
 from fairseq.models.transformer.transformer_legacy import base_architecture
@@ -63,28 +64,32 @@ QUATERNION = {"phm_n": 4, "phm_rule": "quaternion", "phm_freeze_rule": True}
 
 
 def set_defaults(args: Any, defaults: Dict[str, Any]) -> None:
-    """Set the options of ``defaults`` that ``args`` does not hold, then fairseq's own.
+    """Set the Transformer's options that ``args`` does not hold.
 
     Args:
         args: a namespace with flat names, or a hydra DictConfig, whose ``encoder``,
             ``decoder`` and ``quant_noise`` sections become flat names here.
     """
-    if isinstance(args, DictConfig):
-        with open_dict(args):
+    with _writable(args):
+        if isinstance(args, DictConfig):
             for section in ("encoder", "decoder", "quant_noise"):
                 for name, value in (OmegaConf.select(args, section) or {}).items():
                     args[f"{section}_{name}"] = value
                 args.pop(section, None)
-            _fill(args, defaults)
-    else:
-        _fill(args, defaults)
+        fill(args, defaults)
+        base_architecture(args)
 
 
-def _fill(args: Any, defaults: Dict[str, Any]) -> None:
-    for name, value in defaults.items():
-        if getattr(args, name, None) is None:
-            setattr(args, name, value)
-    base_architecture(args)
+def fill(args: Any, defaults: Dict[str, Any]) -> None:
+    """Set those of ``defaults`` that a namespace or a DictConfig does not hold."""
+    with _writable(args):
+        for name, value in defaults.items():
+            if getattr(args, name, None) is None:
+                setattr(args, name, value)
+
+
+def _writable(args: Any) -> ContextManager[Any]:
+    return open_dict(args) if isinstance(args, DictConfig) else nullcontext()
 
 
 def phm_transformer(args: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from ..functional import ALGEBRAS
+from ..modules.lstm import GATES
 
 PREFIX = "phm_"
 
@@ -20,20 +21,6 @@ class PHMOptions(FairseqDataclass):
             "help": "n of the PHM layers: each map keeps 1/n of its weights (plus n^3 "
             "for a rule); a training step takes about the time of the dense one. "
             "1: dense"
-        },
-    )
-    phm_encoder_n: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "n of the encoder's maps: 1/n of their weights; wins over --phm-n; "
-            "no effect on training speed"
-        },
-    )
-    phm_decoder_n: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "n of the decoder's maps: 1/n of their weights; wins over --phm-n; "
-            "no effect on training speed"
         },
     )
     phm_rule: ChoiceEnum(["learned", *ALGEBRAS]) = field(
@@ -60,6 +47,16 @@ class PHMOptions(FairseqDataclass):
         },
     )
 
+    @classmethod
+    def from_args(cls, args: Any) -> "PHMOptions":
+        """What a namespace or a DictConfig holds, and defaults for the rest."""
+        options = cls()
+        for name in cls.__dataclass_fields__:
+            value = getattr(args, name, None)
+            if value is not None:
+                setattr(options, name, value)
+        return options
+
     def phm_options(self) -> Dict[str, Any]:
         """The options ``phm_NAME`` as keyword arguments NAME."""
         return {
@@ -67,3 +64,38 @@ class PHMOptions(FairseqDataclass):
             for name in self.__dataclass_fields__
             if name.startswith(PREFIX)
         }
+
+
+@dataclass
+class PHMStackOptions(PHMOptions):
+    """Options of models with an encoder and a decoder, whose n may differ."""
+
+    phm_encoder_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the encoder's maps: 1/n of their weights; wins over --phm-n; "
+            "no effect on training speed"
+        },
+    )
+    phm_decoder_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the decoder's maps: 1/n of their weights; wins over --phm-n; "
+            "no effect on training speed"
+        },
+    )
+
+
+@dataclass
+class PHMGateOptions(PHMOptions):
+    """Options of models with LSTM cells."""
+
+    phm_gates: ChoiceEnum(list(GATES)) = field(
+        default="separate",
+        metadata={
+            "help": "separate: each gate has its own PHM layer and rule, eight a cell, "
+            "as in the paper's parameter counts; fused: one of four times the outputs "
+            "for the input and one for the hidden state, as in its text: 6 n^3 fewer "
+            "parameters a cell; no effect on speed"
+        },
+    )

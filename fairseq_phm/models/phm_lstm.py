@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
-from fairseq.dataclass import ChoiceEnum
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.lstm import (
@@ -21,27 +20,17 @@ from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 
 from ..modules import PHMLSTMCell
-from ..modules.lstm import GATES
 from ..substitution import substitute_lstm
-from .architectures import QUATERNION
-from .options import PHMOptions
+from .architectures import QUATERNION, fill
+from .options import PHMGateOptions, PHMStackOptions
 
 WEIGHTS = "phm_lstm_weights"
 
 
 @dataclass
-class PHMLSTMConfig(PHMOptions):
+class PHMLSTMConfig(PHMGateOptions, PHMStackOptions):
     """The options of :func:`fairseq_phm.substitute_lstm`, with the prefix ``phm_``."""
 
-    phm_gates: ChoiceEnum(list(GATES)) = field(
-        default="separate",
-        metadata={
-            "help": "separate: each gate has its own PHM layer and rule, eight a cell, "
-            "as in the paper's parameter counts; fused: one of four times the outputs "
-            "for the input and one for the hidden state, as in its text: 6 n^3 fewer "
-            "parameters a cell; no effect on speed"
-        },
-    )
     phm_output_maps: bool = field(
         default=False,
         metadata={
@@ -109,22 +98,14 @@ class PHMLSTMModel(LSTMModel):
                 args.criterion = None  # fairseq asks for it; hydra keeps it elsewhere
             model = super().build_model(args, task)
         model.decoder.__class__ = PHMLSTMDecoder
-        options = PHMLSTMConfig()
-        for name in options.phm_options():
-            setattr(
-                options,
-                f"phm_{name}",
-                getattr(args, f"phm_{name}", getattr(options, f"phm_{name}")),
-            )
+        options = PHMLSTMConfig.from_args(args)
         return substitute_lstm(model, **options.phm_options())
 
 
 def set_lstm_defaults(args: Any, size: Any, defaults: Dict[str, Any]) -> None:
     """Set what ``defaults`` and fairseq's architecture function ``size`` leave open."""
+    fill(args, defaults)
     with open_dict(args) if OmegaConf.is_config(args) else ExitStack():
-        for name, value in defaults.items():
-            if getattr(args, name, None) is None:
-                setattr(args, name, value)
         size(args)
 
 

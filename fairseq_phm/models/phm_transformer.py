@@ -15,11 +15,11 @@ from torch import Tensor
 from ..modules import PHMLinear
 from ..substitution import SHARE_RULE, substitute
 from .architectures import phm_transformer, register_architectures
-from .options import PHMOptions
+from .options import PHMStackOptions
 
 
 @dataclass
-class PHMTransformerConfig(PHMOptions, TransformerConfig):
+class PHMTransformerConfig(PHMStackOptions, TransformerConfig):
     """fairseq's TransformerConfig and what the PHM layers add.
 
     The options of :func:`fairseq_phm.substitute`, with the prefix ``phm_``.

@@ -6,7 +6,7 @@ from typing import Dict
 
 from torch import nn
 
-from ..modules import PHMLinear
+from ..modules import PHMLinear, WordVectors
 from .maps import find_maps
 
 
@@ -27,7 +27,7 @@ def count_parameters(model: nn.Module) -> Dict[str, int]:
     embeddings = [
         parameter
         for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding)
+        if isinstance(module, (nn.Embedding, WordVectors))
         or name.rpartition(".")[2] in ("output_projection", "adaptive_softmax")
         for parameter in module.parameters()
     ]

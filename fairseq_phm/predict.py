@@ -1,0 +1,134 @@
+"""Labels and scores for a TSV file from trained classifiers.
+
+python -m fairseq_phm.predict --path checkpoint_best.pt --input new.tsv --output out.tsv
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import List, NamedTuple, Optional
+
+import torch
+from fairseq import utils
+from fairseq.checkpoint_utils import load_model_ensemble_and_task
+
+from .tasks import DataError, TSVClassificationTask
+from .tasks.tsv import read_examples
+
+
+class Predictions(NamedTuple):
+    """Probabilities (rows, classes), the classes' labels, the true labels if known."""
+
+    scores: torch.Tensor
+    labels: List[str]
+    truth: Optional[List[str]]
+
+    @property
+    def chosen(self) -> List[str]:
+        """The most probable label of each row."""
+        return [self.labels[i] for i in self.scores.argmax(dim=1).tolist()]
+
+    @property
+    def accuracy(self) -> Optional[float]:
+        """Share of right labels in per cent; None without true labels."""
+        if self.truth is None:
+            return None
+        right = sum(map(str.__eq__, self.chosen, self.truth))
+        return 100 * right / len(self.truth)
+
+
+@torch.no_grad()
+def predict(
+    paths: List[str], tsv: Path, batch_size: int = 256, device: str = "cpu"
+) -> Predictions:
+    """Classify the rows of a TSV file, laid out as the training data was.
+
+    Args:
+        paths: checkpoints; of several the probabilities are averaged.
+        tsv: rows with the sentences and, in all of them or none, the label.
+        batch_size: rows in a batch.
+        device: where to compute.
+
+    Raises:
+        DataError: a checkpoint that is missing or of another task, or a fault in the
+            file, with its line.
+    """
+    for path in paths:
+        if not os.path.isfile(path):
+            raise DataError(f"{path}: no such checkpoint")
+    models, _, task = load_model_ensemble_and_task(paths)
+    if not isinstance(task, TSVClassificationTask):
+        raise DataError(f"{paths[0]}: a model of another task, {type(task).__name__}")
+    examples = read_examples(
+        tsv, task.columns, task.tokenize, task.labels, task.cfg.header, False
+    )
+    batches = task.get_batch_iterator(
+        task.make_dataset(examples),
+        max_sentences=batch_size,
+        required_batch_size_multiple=1,
+    ).next_epoch_itr(shuffle=False)
+    for model in models:
+        model.to(device).eval()
+    scores = torch.empty(len(examples), len(task.labels))
+    for batch in batches:
+        if device != "cpu":
+            batch = utils.move_to_cuda(batch, device)
+        logits = [model(**batch["net_input"])[0] for model in models]
+        mean = torch.stack([one.float().softmax(dim=1) for one in logits]).mean(dim=0)
+        scores[batch["id"].cpu()] = mean.cpu()
+    known = examples[0].label is not None
+    return Predictions(
+        scores, task.labels, [str(e.label) for e in examples] if known else None
+    )
+
+
+def write(predictions: Predictions, path: Path) -> None:
+    """Write a TSV file: its header, then the label and all scores of each row.
+
+    The file appears only when it is complete.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            print("label", *predictions.labels, sep="\t", file=file)
+            for label, row in zip(predictions.chosen, predictions.scores.tolist()):
+                print(label, *(f"{s:.6f}" for s in row), sep="\t", file=file)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{path}: {error.strerror}") from None
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fairseq_phm.predict",
+        description="Writes a label and the probability of each label for every row "
+        "of a TSV file, and prints the accuracy when the rows have labels.",
+    )
+    add = parser.add_argument
+    add("--path", required=True, help="checkpoint, or several as A.pt:B.pt")
+    add("--input", required=True, type=Path, help="TSV file, plain, .gz or .xz")
+    add("--output", required=True, type=Path, help="TSV file to write, with a header")
+    add("--batch-size", type=int, default=256, help="rows in a batch")
+    add("--cpu", action="store_true", help="do not use a GPU")
+    options = parser.parse_args()
+    if options.batch_size < 1:
+        parser.error("--batch-size must be at least 1")
+    device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
+    try:
+        predictions = predict(
+            options.path.split(":"), options.input, options.batch_size, device
+        )
+        write(predictions, options.output)
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    print(f"{len(predictions.scores)} rows", end="")
+    if predictions.accuracy is not None:
+        print(f", accuracy {predictions.accuracy:.2f}", end="")
+    print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""fairseq tasks; importing this package registers them."""
+
+from .classification import TSVClassificationConfig, TSVClassificationTask
+from .tsv import DataError
+
+__all__ = ["DataError", "TSVClassificationConfig", "TSVClassificationTask"]

@@ -1,0 +1,189 @@
+"""Trains sentence classifiers with several seeds and tabulates their accuracies."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import statistics
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Dict, List
+
+import torch
+from tabulate import tabulate
+
+from fairseq_phm.tasks import DataError
+from fairseq_phm.tasks.classification import split_file
+from fairseq_phm.tasks.tsv import numbered_lines
+
+from .options import parse_classification
+from .runner import (
+    RunError,
+    digest,
+    follow,
+    load_model,
+    provenance,
+    step,
+    train,
+    write_result,
+)
+
+
+def main() -> None:
+    """Command line of the recipes for classification."""
+    options = parse_classification(sys.argv[1:])
+    runs = [(model, seed) for seed in options.seeds for model in options.models]
+    threads = max(1, (torch.get_num_threads()) // options.jobs)
+    try:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            futures = [pool.submit(run, *one, threads, options) for one in runs]
+            try:
+                results = [future.result() for future in futures]
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+    except (DataError, RunError) as error:
+        sys.exit(f"{options.name}: {error}")
+    except OSError as error:
+        sys.exit(f"{options.name}: {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit(f"\n{options.name}: interrupted; the same command goes on")
+    report(results, json.loads(options.published))
+
+
+def run(
+    model: str, seed: int, threads: int, options: argparse.Namespace
+) -> Dict[str, Any]:
+    """Train one model and classify the test set; an equal run's result is read back."""
+    name = f"{model if model.isalpha() else f'PHM n={model}'}, seed {seed}"
+    family = "quaternion" if model == "quaternion" else "phm"
+    flags = [
+        "--arch", f"{family}_{options.arch}", "--task", "tsv_classification",
+        "--criterion", "sentence_prediction", "--best-checkpoint-metric", "accuracy",
+        "--maximize-best-checkpoint-metric", "--seed", str(seed),
+        *shlex.split(options.flags), *options.extra,
+    ]  # fmt: skip
+    if model != "quaternion":
+        flags += ["--phm-n", "1" if model == "dense" else model]
+    if options.vectors:
+        flags += ["--vectors", str(options.vectors.absolute())]
+    data = options.data.absolute()
+    key = digest([str(data), options.epochs, flags])
+    folder = options.out / options.name / f"{model}-seed{seed}-{key}"
+    finished = folder / "result.json"
+    if finished.is_file():
+        step(f"{name}: using {finished}")
+        return json.loads(finished.read_text())
+    seconds = train(name, data, folder, flags, threads, epochs=options.epochs)
+    test = split_file(data, "test")
+    predictions = folder / "test.predictions.tsv"
+    command = [
+        sys.executable, "-m", "fairseq_phm.predict",
+        "--path", str(folder / "checkpoint_best.pt"),
+        "--input", str(test), "--output", str(predictions),
+    ]  # fmt: skip
+    for _ in follow(command, folder / "predict.log", threads):
+        pass
+    encoder = load_model(folder / "checkpoint_best.pt").encoder
+    result = {
+        "experiment": options.name,
+        "model": model,
+        "seed": seed,
+        "epochs": options.epochs,
+        "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
+        **accuracies(predictions, test, flags, options.by_column),
+        "valid_accuracy": best_valid_accuracy(folder / "train.log"),
+        "training_seconds": seconds,
+        "flags": shlex.join(
+            flags[: flags.index("--vectors")] if options.vectors else flags
+        ),
+        **provenance(threads),
+    }
+    write_result(result, finished)
+    return result
+
+
+def accuracies(
+    predictions: Path, test: Path, flags: List[str], by_column: int
+) -> Dict[str, Any]:
+    """Test accuracy in per cent, and for each value of a column of the test set."""
+    label = int(flags[flags.index("--label-column") + 1])
+    chosen = [line.split("\t")[0] for _, line in numbered_lines(predictions)][1:]
+    rows = [line.split("\t") for _, line in numbered_lines(test)]
+    if len(chosen) != len(rows):
+        raise RunError(f"{predictions}: {len(chosen)} labels for {len(rows)} rows")
+    groups: Dict[str, List[bool]] = defaultdict(list)
+    for prediction, row in zip(chosen, rows):
+        right = prediction == row[label - 1].strip()
+        groups["all"].append(right)
+        if by_column:
+            groups[row[by_column - 1]].append(right)
+    scores = {key: 100 * sum(r) / len(r) for key, r in groups.items()}
+    result: Dict[str, Any] = {"accuracy": scores.pop("all")}
+    if by_column:
+        result["accuracy_by"] = {key: scores[key] for key in sorted(scores)}
+        result["rows_by"] = {key: len(groups[key]) for key in sorted(scores)}
+    return result
+
+
+def best_valid_accuracy(log: Path) -> float:
+    """The best validation accuracy that a training reported, in per cent."""
+    found = re.findall(r'"valid_accuracy": "([\d.]+)"', log.read_text(encoding="utf-8"))
+    return max(map(float, found))
+
+
+def report(results: List[Dict[str, Any]], published: Dict[str, List[Any]]) -> None:
+    """Print the table of all models, and the one by groups if there are any."""
+    by_model: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        by_model[result["model"]].append(result)
+    rows, groups = [], []
+    for model, runs in by_model.items():
+        size, accuracy = published.get(model, ["", ""])
+        name = model if model.isalpha() else f"PHM n={model}"
+        rows.append(
+            {
+                "model": name,
+                "encoder parameters": f"{runs[0]['encoder_parameters']:,}",
+                "published": size,
+                "runs": len(runs),
+                "valid": mean_and_spread([r["valid_accuracy"] for r in runs]),
+                "test accuracy": mean_and_spread([r["accuracy"] for r in runs]),
+                "published ": accuracy,
+            }
+        )
+        groups.append(
+            {"model": name}
+            | {
+                f"{key} ({count:,})": mean_and_spread(
+                    [r["accuracy_by"][key] for r in runs]
+                )
+                for key, count in runs[0].get("rows_by", {}).items()
+            }
+        )
+    align = ["left"] + ["right"] * 6
+    print("\n" + tabulate(rows, headers="keys", colalign=align, disable_numparse=True))
+    epochs = sorted({result["epochs"] for result in results})
+    print(
+        "Accuracy in per cent, mean and standard deviation over the seeds; "
+        f"{' or '.join(map(str, epochs))} epochs, checkpoint of the best validation."
+    )
+    if any(len(group) > 1 for group in groups):
+        print("\nTest accuracy by number of attractors (rows):")
+        print(tabulate(groups, headers="keys", disable_numparse=True))
+
+
+def mean_and_spread(values: List[float]) -> str:
+    """Mean, and the sample's standard deviation when there are several values."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+if __name__ == "__main__":
+    main()
