@@ -6,7 +6,7 @@
 set -euo pipefail
 . "$(dirname "$0")/classification.sh"
 classify "SciTail" lstm_classifier \
-  --models dense quaternion 2 5 10 --seeds 1 2 3 --epochs 5 \
+  --models dense quaternion 2 5 10 --seeds 1 2 3 --epochs 6 \
   --flags "--text-columns 1,2 --label-column 3 --labels entails,neutral
     --word-tokenizer treebank --lowercase
     --optimizer adam --lr 4e-4 --batch-size 256" \

@@ -1,6 +1,10 @@
 """Tiny fairseq models that the tests share."""
 
 import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_phm import PHMTransformerModel
 
+ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(
     encoder_embed_dim=32,
     encoder_ffn_embed_dim=64,
@@ -22,6 +27,22 @@ TINY = dict(
     max_source_positions=64,
     max_target_positions=64,
 )
+
+
+def run(tool, *arguments, cwd=ROOT, check=True, stdin=None, env=None):
+    """Output of ``fairseq-TOOL``; fails with that output when the tool fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "2", **(env or {})},
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
 
 
 class Task:

@@ -11,27 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, run
 
-ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = str(ROOT / "fairseq_phm")
 CHECKS_TYPES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 LINES = {"train": 100, "valid": 13, "test": 21}
-
-
-def run(tool, *arguments, cwd=ROOT, check=True, stdin=None, env=None):
-    """Output of ``fairseq-TOOL``; fails with that output when the tool fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "2", **(env or {})},
-        input=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if check:
-        assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="session")

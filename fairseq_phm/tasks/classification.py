@@ -202,12 +202,12 @@ class TSVClassificationTask(FairseqTask):
         if examples[0].label is not None:
             index = {label: i for i, label in enumerate(self.labels)}
             parts["target"] = RawLabelDataset([index[e.label] for e in examples])
-        total = np.sum(sizes, axis=0)
         with data_utils.numpy_seed(self.cfg.seed):
-            shuffled = np.random.permutation(len(examples))
-        return SortDataset(
-            NestedDictionaryDataset(parts, sizes=[total]), sort_order=[shuffled, total]
-        )
+            order = [np.random.permutation(len(examples))]
+        # Pairs by both lengths: by their sum alone, half as much again is padding.
+        order += [sizes[1], sizes[0] // 4] if len(sizes) > 1 else sizes
+        nested = NestedDictionaryDataset(parts, sizes=[np.sum(sizes, axis=0)])
+        return SortDataset(nested, sort_order=order)
 
     def _read(self, split: str, labels: Optional[Sequence[str]]) -> List[Example]:
         path = split_file(self.cfg.data, split)

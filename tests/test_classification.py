@@ -1,0 +1,358 @@
+"""The classification task and models, through the real commands."""
+
+import random
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import run
+from fairseq.data import Dictionary
+from torch import nn
+
+from fairseq_phm import (
+    PHMLSTMClassifier,
+    PHMTransformerClassifier,
+    TSVClassificationTask,
+)
+from fairseq_phm.fairseq_compat import leave_better_transformer
+from fairseq_phm.modules import WordVectors
+from fairseq_phm.predict import predict
+from fairseq_phm.tasks import DataError
+
+ROWS = {"train": 240, "valid": 37, "test": 41}
+PAIR = ["--text-columns", "1,2", "--label-column", "3"]
+SINGLE = ["--text-columns", "1", "--label-column", "3"]
+SMALL = ["--encoder-embed-dim", "20", "--dropout", "0"]
+TRAIN = [
+    "--task", "tsv_classification", "--criterion", "sentence_prediction",
+    "--best-checkpoint-metric", "accuracy", "--maximize-best-checkpoint-metric",
+    "--optimizer", "adam", "--lr", "0.01", "--batch-size", "16", "--cpu",
+    "--required-batch-size-multiple", "1", "--num-workers", "0", "--log-format", "json",
+    "--no-epoch-checkpoints", "--user-dir", "fairseq_phm", *SMALL,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Rows whose label says whether both sentences hold the same animal."""
+    folder = tmp_path_factory.mktemp("tsv")
+    rng = random.Random(1)
+    animals = ["cat", "dog", "cow"]
+    for split, count in ROWS.items():
+        with (folder / f"{split}.tsv").open("w") as file:
+            for i in range(count):
+                first = rng.choice(animals)
+                second = (
+                    first if i % 2 else rng.choice([a for a in animals if a != first])
+                )
+                rest = [rng.choices("abcde", k=rng.randint(1, 6)) for _ in range(2)]
+                sentences = [" ".join(r + [a]) for r, a in zip(rest, (first, second))]
+                print(*sentences, ["no", "yes"][i % 2], sep="\t", file=file)
+    with (folder / "vectors.txt").open("w") as file:
+        for word in ["cat", "dog", "cow", "a", "b", "c", "unseen"]:
+            print(word, *(f"{rng.gauss(0, 1):.4f}" for _ in range(6)), file=file)
+    return folder
+
+
+def train(corpus, folder, *flags, check=True, epochs=1):
+    return run(
+        "train", corpus, "--save-dir", folder, "--max-epoch", epochs, *TRAIN, *flags,
+        check=check,
+    )  # fmt: skip
+
+
+def predict_command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "fairseq_phm.predict", *map(str, arguments), "--cpu"],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    output = train(
+        corpus, folder, *PAIR, "--arch", "phm_lstm_classifier", "--phm-n", "5",
+        "--vectors", corpus / "vectors.txt", epochs=8,
+    )  # fmt: skip
+    return folder, output
+
+
+def test_learns_and_keeps_the_most_accurate_checkpoint(trained):
+    folder, output = trained
+    reached = list(map(float, re.findall(r'"valid_accuracy": "([\d.]+)"', output)))
+    assert len(reached) == 8 and max(reached) > 90
+    state = torch.load(folder / "checkpoint_best.pt", weights_only=False)
+    assert state["extra_state"]["best"] == max(reached)
+    assert "6 words with fixed vectors, 5 with trained ones" in output
+
+
+def test_predicts_every_row_without_data_and_vectors(corpus, trained, tmp_path):
+    checkpoint = trained[0] / "checkpoint_best.pt"
+    moved = corpus.rename(corpus.with_name("elsewhere"))
+    try:
+        done = predict_command(
+            "--path", checkpoint, "--input", moved / "test.tsv",
+            "--output", tmp_path / "out.tsv", "--batch-size", "7",
+        )  # fmt: skip
+    finally:
+        moved.rename(corpus)
+    assert done.returncode == 0, done.stderr
+    header, *rows = [line.split("\t") for line in (tmp_path / "out.tsv").open()]
+    assert [name.strip() for name in header] == ["label", "no", "yes"]
+    truth = [line.rstrip().split("\t")[2] for line in (corpus / "test.tsv").open()]
+    assert len(rows) == ROWS["test"]
+    for label, no, yes in rows:
+        assert float(no) + float(yes) == pytest.approx(1, abs=1e-5)
+        assert label == ("no" if float(no) > float(yes) else "yes")
+    right = sum(row[0] == label for row, label in zip(rows, truth))
+    assert f"accuracy {100 * right / len(rows):.2f}" in done.stdout
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.tsv"]
+
+
+def test_prediction_does_not_depend_on_the_batch(corpus, trained):
+    paths = [str(trained[0] / f"checkpoint_{name}.pt") for name in ("best", "last")]
+    one = predict(paths, corpus / "test.tsv", batch_size=1)
+    many = predict(paths, corpus / "test.tsv", batch_size=64)
+    torch.testing.assert_close(one.scores, many.scores, atol=1e-5, rtol=0)
+    alone = [predict([path], corpus / "test.tsv").scores for path in paths]
+    torch.testing.assert_close(sum(alone) / 2, many.scores, atol=1e-5, rtol=0)
+
+
+def test_fixed_vectors_stay_and_the_rest_learns(corpus, trained):
+    state = torch.load(trained[0] / "checkpoint_best.pt", weights_only=False)
+    words = state["task_state"]["vocabulary"]
+    fixed = state["model"]["words.fixed"]
+    file = {
+        fields[0]: torch.tensor([float(f) for f in fields[1:]])
+        for fields in (line.split() for line in (corpus / "vectors.txt").open())
+    }
+    assert sorted(words["words"][words["trained"] :]) == sorted(set(file) - {"unseen"})
+    for word, vector in zip(words["words"][words["trained"] :], fixed):
+        torch.testing.assert_close(vector, file[word])
+    assert state["model"]["words.trained"].shape == (4 + 5, 6)
+    assert state["model"]["words.trained"][1].eq(0).all()  # padding
+
+
+@pytest.mark.parametrize(
+    "arch, flags",
+    [
+        ("phm_lstm_classifier", [*PAIR, "--phm-n", "1"]),
+        ("quaternion_lstm_classifier", SINGLE),
+        ("phm_transformer_classifier", [*PAIR, "--phm-n", "2", "--phm-rank", "3"]),
+        ("phm_transformer_classifier", [*SINGLE, "--phm-n", "1"]),
+        ("quaternion_transformer_classifier", SINGLE),
+    ],
+)
+def test_every_model_trains_resumes_and_validates(corpus, tmp_path, arch, flags):
+    flags = [*flags, "--arch", arch]
+    train(corpus, tmp_path, *flags)
+    output = train(corpus, tmp_path, *flags, epochs=2)
+    assert "Loaded checkpoint" in output and '"epoch": 2' in output
+    output = run(
+        "validate", corpus, "--task", "tsv_classification", *flags[:4], "--path",
+        tmp_path / "checkpoint_best.pt", "--user-dir", "fairseq_phm", "--batch-size",
+        "16", "--required-batch-size-multiple", "1", "--cpu", "--valid-subset", "test",
+        "--log-format", "json",
+    )  # fmt: skip
+    assert "accuracy" in output
+
+
+def test_hydra(corpus, tmp_path):
+    settings = {
+        "task._name": "tsv_classification",
+        "task.data": corpus,
+        "model._name": "phm_lstm_classifier",
+        "criterion._name": "sentence_prediction",
+        "optimizer._name": "adam",
+        "optimization.lr": "[0.01]",
+        "optimization.max_update": 3,
+        "lr_scheduler._name": "fixed",
+        "dataset.batch_size": 16,
+        "dataset.num_workers": 0,
+        "dataset.required_batch_size_multiple": 1,
+        "checkpoint.best_checkpoint_metric": "accuracy",
+        "checkpoint.maximize_best_checkpoint_metric": True,
+        "checkpoint.save_dir": tmp_path,
+        "common.user_dir": "fairseq_phm",
+        "common.cpu": True,
+    }
+    model = {"phm_n": 2, "encoder_embed_dim": 8}
+    run(
+        "hydra_train",
+        *(f"{key}={value}" for key, value in settings.items()),
+        *(f"+model.{key}={value}" for key, value in model.items()),
+    )
+    done = predict_command(
+        "--path", tmp_path / "checkpoint_best.pt", "--input", corpus / "test.tsv",
+        "--output", tmp_path / "out.tsv",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+BAD = {
+    "a b\tc\n": "train.tsv:3: the label is column 3, but the line has 2",
+    "a b\tc\tperhaps\n": "train.tsv:3: unknown label 'perhaps', expected yes or no",
+    "a b\t\tyes\n": "train.tsv:3: the sentence in column 2 is empty",
+}
+
+
+@pytest.mark.parametrize("line", BAD, ids=repr)
+def test_bad_training_data_is_one_line(corpus, tmp_path, line):
+    rows = (corpus / "train.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "train.tsv").write_text("".join([*rows[:2], line, *rows[2:]]))
+    (tmp_path / "valid.tsv").write_text("".join(rows[:5]))
+    output = train(
+        tmp_path, tmp_path / "out", *PAIR, "--arch", "phm_lstm_classifier",
+        "--labels", "yes,no", check=False,
+    )  # fmt: skip
+    assert output.rstrip().splitlines()[-1] == f"error: {tmp_path}/{BAD[line]}"
+    assert "Traceback" not in output
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_faults_in_other_splits_show_before_training(corpus, tmp_path, split):
+    rows = (corpus / "train.tsv").read_text().splitlines(keepends=True)
+    for name in ROWS:
+        bad = "a\tb\tmaybe\n" if name == split else ""
+        (tmp_path / f"{name}.tsv").write_text("".join(rows[:8]) + bad)
+    output = train(
+        tmp_path, tmp_path / "out", *PAIR, "--arch", "phm_lstm_classifier", check=False
+    )
+    last = output.rstrip().splitlines()[-1]
+    assert last.endswith(f"{split}.tsv:9: unknown label 'maybe', expected no or yes")
+
+
+def test_wrong_width_of_vectors(corpus, tmp_path):
+    vectors = tmp_path / "v.txt"
+    vectors.write_text("cat 1 2 3\ndog 1 2\n")
+    output = train(
+        corpus, tmp_path / "out", *PAIR, "--arch", "phm_lstm_classifier",
+        "--vectors", vectors, check=False,
+    )  # fmt: skip
+    last = output.rstrip().splitlines()[-1]
+    assert last.startswith(f"error: {vectors}:2: the vector of 'dog' has 2 numbers")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"--path": "none.pt"}, "none.pt: no such checkpoint"),
+        ({"--input": "none.tsv"}, "none.tsv: No such file or directory"),
+        ({"--output": "no/such/folder.tsv"}, "folder.tsv: No such file or directory"),
+        ({"--input": "a\tb\tperhaps\n"}, ":1: unknown label 'perhaps'"),
+    ],
+)
+def test_bad_predictions_are_one_line(corpus, trained, tmp_path, change, message):
+    arguments = {
+        "--path": trained[0] / "checkpoint_best.pt",
+        "--input": corpus / "test.tsv",
+        "--output": tmp_path / "out.tsv",
+        **change,
+    }
+    if "\t" in str(arguments["--input"]):
+        (tmp_path / "in.tsv").write_text(arguments["--input"])
+        arguments["--input"] = tmp_path / "in.tsv"
+    done = predict_command(*(part for item in arguments.items() for part in item))
+    assert done.returncode == 1
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out.tsv").exists()
+
+
+class Words:
+    """What a model asks of the task."""
+
+    labels = ["no", "yes"]
+    fixed_vectors = None
+    fixed_words = vectors_width = 0
+
+    def __init__(self, sentences):
+        self.source_dictionary = Dictionary()
+        for i in range(20):
+            self.source_dictionary.add_symbol(f"w{i}")
+        self.trained_words = len(self.source_dictionary)
+        self.columns = SimpleNamespace(text=range(sentences))
+
+
+@pytest.mark.parametrize(
+    "options, count",
+    [
+        (dict(phm_n=1), 721_200),
+        (dict(phm_n=2), 361_264),
+        (dict(phm_n=5), 146_200),
+        (dict(phm_n=10), 81_200),
+        (dict(phm_n=4, phm_rule="quaternion", phm_freeze_rule=True), 180_000 + 1_200),
+    ],
+)
+def test_encoder_parameters_of_the_paper(options, count):
+    args = SimpleNamespace(**options)
+    encoder = PHMLSTMClassifier.build_model(args, Words(2)).encoder
+    assert sum(p.numel() for p in encoder.parameters()) == count
+
+
+@pytest.mark.parametrize(
+    "n, count", [(1, 393_216), (2, 196_704), (4, 99_072), (8, 55_296)]
+)
+def test_agreement_encoder_has_the_papers_weights(n, count):
+    model = PHMTransformerClassifier.build_model(SimpleNamespace(phm_n=n), Words(1))
+    biases_and_norms = sum(
+        p.numel() for name, p in model.encoder.named_parameters()
+        if name.endswith("bias") or "norm" in name
+    )  # fmt: skip
+    assert (
+        sum(p.numel() for p in model.encoder.parameters()) - biases_and_norms == count
+    )
+
+
+@pytest.mark.parametrize("model", [PHMLSTMClassifier, PHMTransformerClassifier])
+@pytest.mark.parametrize("n", [1, 4])
+def test_padding_changes_nothing(model, n):
+    torch.manual_seed(0)
+    net = model.build_model(
+        SimpleNamespace(phm_n=n, encoder_embed_dim=32), Words(2)
+    ).eval()
+    leave_better_transformer(net)
+    first, second = torch.randint(4, 24, (2, 3, 5))
+    padded = nn.functional.pad(first, (0, 4), value=1)
+    torch.testing.assert_close(net(first, second)[0], net(padded, second)[0])
+
+
+def test_word_vectors_learn_only_their_first_rows():
+    torch.manual_seed(0)
+    fixed = torch.randn(3, 5)
+    words = WordVectors(4, 5, 5, fixed)
+    tokens = torch.tensor([[0, 6, 1], [4, 3, 1]])
+    output = words(tokens)
+    torch.testing.assert_close(output[0, 1], fixed[2])
+    torch.testing.assert_close(output[1, 1], words.trained[3])
+    output.sum().backward()
+    assert words.trained.grad.abs().sum(1).gt(0).tolist() == [True, False, False, True]
+
+
+def test_another_tasks_checkpoint_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(
+        "fairseq_phm.predict.load_model_ensemble_and_task",
+        lambda paths: ([], None, SimpleNamespace()),
+    )
+    with pytest.raises(DataError, match="a model of another task, SimpleNamespace"):
+        predict([str(path)], tmp_path / "in.tsv")
+
+
+def test_too_few_labels(corpus, tmp_path):
+    (tmp_path / "train.tsv").write_text("a\tb\tyes\nc\td\tyes\n")
+    task = TSVClassificationTask(
+        SimpleNamespace(
+            data=str(tmp_path), text_columns="1,2", label_column=3, header=False,
+            labels=None, word_tokenizer="space", lowercase=False, vectors=None,
+            min_count=1, seed=1,
+        )
+    )  # fmt: skip
+    with pytest.raises(DataError, match="train.tsv: all labels are 'yes'"):
+        _ = task.labels
