@@ -34,7 +34,7 @@ def run(tool, *arguments, cwd=ROOT, check=True, stdin=None, env=None):
     done = subprocess.run(
         [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "2", **(env or {})},
+        env={"OMP_NUM_THREADS": "2", **os.environ, **(env or {})},
         input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

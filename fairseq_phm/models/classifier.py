@@ -127,14 +127,11 @@ class SentenceClassifier(BaseFairseqModel):
             raise ValueError(
                 "--encoder-embed-dim and --encoder-layers must be at least 1"
             )
-        fixed, count = task.fixed_vectors, task.fixed_words
-        if fixed is None and count:
-            fixed = torch.zeros(count, task.vectors_width)  # a checkpoint fills them
         words = WordVectors(
             task.trained_words,
             task.vectors_width or dim,
             dim,
-            fixed,
+            task.fixed_vectors,
             task.source_dictionary.pad(),
         )
         return cls(

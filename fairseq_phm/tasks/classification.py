@@ -122,7 +122,7 @@ class TSVClassificationTask(FairseqTask):
         super().__init__(cfg)
         self.columns = Columns.parse(cfg.text_columns, cfg.label_column)
         self.tokenize = word_tokenizer(str(cfg.word_tokenizer), cfg.lowercase)
-        self.fixed_vectors: Optional[Tensor] = None
+        self._vectors: Optional[Tensor] = None
         self._examples: Dict[str, List[Example]] = {}
         self._dictionary: Optional[Dictionary] = None
         self.state.add_factory("vocabulary", self._make_vocabulary)
@@ -141,6 +141,17 @@ class TSVClassificationTask(FairseqTask):
     def fixed_words(self) -> int:
         """How many words of the dictionary have fixed vectors."""
         return len(self.source_dictionary) - self.trained_words
+
+    @property
+    def fixed_vectors(self) -> Optional[Tensor]:
+        """(fixed_words, vectors_width), or None without any; zeros from a checkpoint.
+
+        A model that is loaded from a checkpoint finds them there.
+        """
+        count = self.fixed_words
+        if self._vectors is None and count:
+            return torch.zeros(count, self.vectors_width)
+        return self._vectors
 
     @property
     def vectors_width(self) -> int:
@@ -248,7 +259,7 @@ class TSVClassificationTask(FairseqTask):
             vectors, width = read_vectors(cfg.vectors, seen)
             if not vectors:
                 raise DataError(f"{cfg.vectors}: no vector for any word of {cfg.data}")
-            self.fixed_vectors = torch.from_numpy(np.stack(list(vectors.values())))
+            self._vectors = torch.from_numpy(np.stack(list(vectors.values())))
         special = Dictionary().symbols
         trained = [
             word
