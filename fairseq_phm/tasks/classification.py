@@ -127,6 +127,13 @@ class TSVClassificationTask(FairseqTask):
         self._dictionary: Optional[Dictionary] = None
         self.state.add_factory("vocabulary", self._make_vocabulary)
 
+    @classmethod
+    def setup_task(
+        cls, cfg: TSVClassificationConfig, **kwargs: Any
+    ) -> "TSVClassificationTask":
+        """The task; files are read when a model or a data set is asked for."""
+        return cls(cfg)
+
     @property
     def labels(self) -> List[str]:
         """The classes, in the order of the model's outputs."""
