@@ -1,12 +1,19 @@
-"""``python -m fairseq_phm`` lists flags that ``fairseq-train --help`` leaves out."""
+"""``python -m fairseq_phm [MODEL]`` lists flags that ``fairseq-train --help`` omits."""
 
 import argparse
 
-from .models import PHMTransformerModel
+from fairseq.models import MODEL_REGISTRY
 
+from . import models  # noqa: F401, registers them
+
+MODELS = [name for name in MODEL_REGISTRY if name.startswith("phm_")]
+
+choice = argparse.ArgumentParser(prog="python -m fairseq_phm", description=__doc__)
+choice.add_argument("model", nargs="?", choices=MODELS, default="phm_transformer")
+model = choice.parse_args().model
 parser = argparse.ArgumentParser(
-    prog="fairseq-train DATA --user-dir fairseq_phm --arch phm_transformer",
-    description="Flags of phm_transformer, beside those of fairseq-train --help.",
+    prog=f"fairseq-train DATA --user-dir fairseq_phm --arch {model}",
+    description=f"Flags of {model}, beside those of fairseq-train --help.",
 )
-PHMTransformerModel.add_args(parser)
+MODEL_REGISTRY[model].add_args(parser)
 parser.print_help()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
 import os
 import sys
 from typing import Any, Type
@@ -15,6 +16,7 @@ from torch import nn
 
 def require_fairseq() -> None:
     """Raise ImportError with the command that installs fairseq when there is none."""
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     try:
         import fairseq  # noqa: F401
     except ModuleNotFoundError as error:

@@ -4,8 +4,10 @@ python -m fairseq_phm.predict --path checkpoint_best.pt --input new.tsv --output
 """
 
 import argparse
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import List, NamedTuple, Optional
 
@@ -116,6 +118,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.batch_size < 1:
         parser.error("--batch-size must be at least 1")
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
     device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
     try:
         predictions = predict(

@@ -150,11 +150,11 @@ def report(results: List[Dict[str, Any]], published: Dict[str, List[Any]]) -> No
             {
                 "model": name,
                 "encoder parameters": f"{runs[0]['encoder_parameters']:,}",
-                "published": size,
+                "paper: size": size,
                 "runs": len(runs),
                 "valid": mean_and_spread([r["valid_accuracy"] for r in runs]),
                 "test accuracy": mean_and_spread([r["accuracy"] for r in runs]),
-                "published ": accuracy,
+                "paper: accuracy": accuracy,
             }
         )
         groups.append(

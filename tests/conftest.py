@@ -1,6 +1,7 @@
 """Tiny fairseq models that the tests share."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -43,6 +44,13 @@ def run(tool, *arguments, cwd=ROOT, check=True, stdin=None, env=None):
     if check:
         assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
+
+
+def hydra_train(config, folder):
+    """Run fairseq-hydra-train with a configuration, from and in ``folder``."""
+    config = {**config, "hydra": {"run": {"dir": str(folder / "hydra")}}}
+    (folder / "tiny.yaml").write_text("# @package _group_\n" + json.dumps(config))
+    run("hydra_train", "--config-dir", folder, "--config-name", "tiny", cwd=folder)
 
 
 class Task:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import ROOT, hydra_train, run
 
 PLUGIN = str(ROOT / "fairseq_phm")
 CHECKS_TYPES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
@@ -223,7 +223,6 @@ def hydra_config(corpus, folder, model):
         "optimization": {"max_update": 3, "lr": [0.005]},
         "checkpoint": {"save_dir": str(folder / "checkpoints")},
         "model": model,
-        "hydra": {"run": {"dir": str(folder / "hydra")}},
     }  # fmt: skip
 
 
@@ -247,10 +246,7 @@ HYDRA = {
 
 @pytest.mark.parametrize("name", HYDRA)
 def test_hydra(corpus, tmp_path, name):
-    config = hydra_config(corpus, tmp_path, HYDRA[name])
-    text = json.dumps(config)
-    (tmp_path / "tiny.yaml").write_text("# @package _group_\n" + text)
-    run("hydra_train", "--config-dir", tmp_path, "--config-name", "tiny", cwd=tmp_path)
+    hydra_train(hydra_config(corpus, tmp_path, HYDRA[name]), tmp_path)
     checkpoint = tmp_path / "checkpoints" / "checkpoint_last.pt"
     state = torch.load(checkpoint, weights_only=False)["model"]
     if name == "lstm":

@@ -1,0 +1,98 @@
+"""The recipes for SciTail and subject-verb agreement, on generated rows."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+FLAGS = (
+    "--text-columns 1 --label-column 2 --labels few,many --min-count 1 "
+    "--optimizer adam --lr 0.01 --batch-size 16 --encoder-embed-dim 16 "
+    "--encoder-ffn-embed-dim 32 --encoder-layers 1 --cpu"
+)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Sentences with few or many distinct words, and a number in a third column."""
+    folder = tmp_path_factory.mktemp("rows")
+    rng = random.Random(1)
+    for split, count in {"train": 96, "dev": 20, "test": 30}.items():
+        with (folder / f"{split}.tsv").open("w") as file:
+            for i in range(count):
+                words = rng.choices("ab" if i % 2 else "cdefg", k=6)
+                print(
+                    " ".join(words), ["many", "few"][i % 2], i % 3, sep="\t", file=file
+                )
+    return folder
+
+
+def recipe(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "recipes.classification", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def settings(rows, out, *more):
+    return [
+        "--name", "Toy", "--arch", "transformer_classifier", "--data", rows,
+        "--models", "dense", "2", "--seeds", "1", "2", "--epochs", "2", "--jobs", "2",
+        "--by-column", "3", "--out", out, "--flags", FLAGS,
+        "--published", '{"dense": ["400K", 94.8]}', *more,
+    ]  # fmt: skip
+
+
+def test_trains_tests_and_reports(rows, tmp_path):
+    done = recipe(*settings(rows, tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for text in ("dense", "PHM n=2", "400K", "94.8", "±", "2 epochs", "0 (10)"):
+        assert text in done.stdout, done.stdout
+    files = sorted((tmp_path / "Toy").glob("*/result.json"))
+    assert len(files) == 4
+    result = json.loads(files[0].read_text())
+    assert result["model"] == "2" and result["rows_by"] == {"0": 10, "1": 10, "2": 10}
+    assert result["accuracy"] == pytest.approx(sum(result["accuracy_by"].values()) / 3)
+    assert {"hardware", "versions", "commit", "training_seconds"} <= set(result)
+    again = recipe(*settings(rows, tmp_path))
+    assert again.stdout.count("using") == 4
+    tables = [text[text.index("\nmodel") :] for text in (again.stdout, done.stdout)]
+    assert tables[0] == tables[1]
+
+
+def test_a_fault_in_the_data_is_one_line(rows, tmp_path):
+    for file in rows.iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    with (tmp_path / "dev.tsv").open("a") as file:
+        file.write("a b\tseveral\t0\n")
+    done = recipe(*settings(tmp_path, tmp_path / "out"))
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Toy: ") and "Traceback" not in done.stderr
+    assert "dev.tsv:21: unknown label 'several', expected few or many" in last
+
+
+@pytest.mark.parametrize("name", ["nli_scitail", "sva"])
+def test_the_scripts_check_their_options_first(name, tmp_path):
+    def script(*arguments):
+        return subprocess.run(
+            [ROOT / "recipes" / f"{name}.sh", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+        )
+
+    assert "--seeds" in script("--help").stdout
+    for arguments, message in [
+        ((), "--data"),
+        (("--data", tmp_path / "none"), "none: no such folder"),
+        (("--data", tmp_path, "--models", "x"), "dense, quaternion or a whole number"),
+        (("--data", tmp_path, "--epochs", 0), "--epochs must be at least 1"),
+        (("--data", tmp_path, "--vectors", tmp_path), "0 .txt files there"),
+    ]:
+        done = script(*arguments)
+        assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
