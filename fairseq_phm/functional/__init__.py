@@ -1,6 +1,8 @@
 """The mathematics of PHM layers: pure functions on tensors, no modules, no fairseq."""
 
+from .factored import factored_linear
 from .linear import phm_linear
+from .paths import few_tokens
 from .rules import (
     ALGEBRAS,
     check_sizes,
@@ -14,6 +16,8 @@ from .weight import kronecker_sum, low_rank_blocks, materialize
 __all__ = [
     "ALGEBRAS",
     "check_sizes",
+    "factored_linear",
+    "few_tokens",
     "is_whole",
     "kronecker_sum",
     "low_rank_blocks",

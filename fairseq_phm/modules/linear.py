@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from ..functional import (
     check_sizes,
+    factored_linear,
+    few_tokens,
     is_whole,
     low_rank_blocks,
     make_rule,
     materialize,
 )
-from .cache import WeightCache
+from .cache import WeightCache, is_autocasting, is_tracing
 
 
 class PHMLinear(nn.Module):
@@ -80,6 +82,7 @@ class PHMLinear(nn.Module):
         self.redraw_rule = learned and n > 1
         self.borrowed: Tuple[str, ...] = ()
         self.cache = WeightCache()
+        self.rows: Tuple[int, int] = (0, out_features)
 
         def new(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -139,7 +142,29 @@ class PHMLinear(nn.Module):
         return self.blocks
 
     def forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            if self.is_factored(input):
+                return factored_linear(
+                    input, self.rule, self.blocks, self.bias, *self.rows
+                )
         return F.linear(input, self.weight, self.bias)
+
+    def is_factored(self, input: Tensor) -> bool:
+        """True when ``forward`` computes this input without H."""
+        rule, blocks = self.rule, self.blocks
+        if rule is None or blocks is None or is_autocasting() or is_tracing():
+            return False
+        if input.size(-1) != self.in_features:
+            return False  # F.linear explains what is wrong
+        return few_tokens(
+            input.numel() // self.in_features,
+            self.n,
+            self.in_features,
+            self.out_features,
+            input.device,
+            blocks.dtype,
+            kept=not self.training and self.cache.keeps(blocks.device),
+        )
 
     @torch.no_grad()
     def reset_parameters(
@@ -236,8 +261,7 @@ class PHMLinearRows(PHMLinear):
         self.out_features = stop - start
         self.n = fused.n
         self.rank = fused.rank
-        self.start = start
-        self.stop = stop
+        self.rows = (start, stop)
         self.redraw_rule = False
         self.cache = WeightCache()
         shared = ("rule", "blocks", "blocks_u", "blocks_v")
@@ -290,7 +314,7 @@ class PHMLinearRows(PHMLinear):
 
     def build_weight(self) -> Tensor:
         """H of these outputs, of shape (stop - start, in), computed now."""
-        return materialize(self.rule, self.full_blocks(), self.start, self.stop)
+        return materialize(self.rule, self.full_blocks(), self.rows[0], self.rows[1])
 
     def reset_parameters(
         self, std: Optional[float] = None, generator: Optional[torch.Generator] = None
