@@ -9,10 +9,13 @@ import torch
 
 from .crossovers import CROSSOVERS
 
+WEIGHT, FACTORED, BOUNDED_RANK = "weight", "factored", "bounded rank"
+"""H times input; rule and blocks without H; R products of a rule of bounded rank."""
+
 _limits: Dict[Tuple[object, ...], int] = {}
 
 
-def few_tokens(
+def choose_path(
     tokens: int,
     n: int,
     in_features: int,
@@ -20,36 +23,39 @@ def few_tokens(
     device: torch.device,
     dtype: torch.dtype,
     kept: bool,
-) -> bool:
-    """True where the factored path is the faster one for so many tokens.
+    rule_rank: int = 0,
+) -> str:
+    """The fastest path for so many tokens: WEIGHT, FACTORED or BOUNDED_RANK.
 
-    The other path multiplies with H, which ``kept`` says is there already (eval mode
-    without gradients) or has to be built. Measured limits of other sizes, the nearest
-    by ratio, stand in for sizes that were not measured; without any for this kind of
+    H is there already (``kept``: eval mode without gradients) or has to be built, as in
+    training. The factored path, only taken in place of a kept H, wins up to a number of
+    tokens; products of a rule of bounded rank win from a number on. Both were measured;
+    of sizes that were not, the nearest by ratio stand in. Without any for this kind of
     device and dtype, H is used.
     """
-    key = (n, in_features, out_features, device.type, dtype, kept)
+    path = BOUNDED_RANK if rule_rank else FACTORED
+    key = (path, kept, device.type, dtype, n, in_features, out_features, rule_rank)
     limit = _limits.get(key)
     if limit is None:
         limit = _limits[key] = _nearest_limit(*key)
-    return 0 < tokens <= limit
+    if limit == 0 or tokens == 0 or (tokens < limit if rule_rank else tokens > limit):
+        return WEIGHT
+    return path
 
 
 def _nearest_limit(
-    n: int,
-    in_features: int,
-    out_features: int,
-    device: str,
-    dtype: torch.dtype,
-    kept: bool,
+    path: str, kept: bool, device: str, dtype: torch.dtype, n: int, *sizes: int
 ) -> int:
-    column = "kept" if kept else "built"
+    column = f"{path}, {'kept' if kept else 'built'}"
     measured = CROSSOVERS.get((device, str(dtype).partition(".")[2], column), {})
+    *features, rule_rank = sizes
     if n == 1 or not measured:
         return 0
-    sizes = (n, in_features, out_features)
+    here = (n, *features, max(rule_rank, 1) / n**2)
 
-    def distance(other: Tuple[int, int, int]) -> float:
-        return sum(abs(math.log(a / b)) for a, b in zip(sizes, other))
+    def distance(other: Tuple[int, ...]) -> float:
+        n, *features, rule_rank = other
+        there = (n, *features, max(rule_rank, 1) / n**2)
+        return sum(abs(math.log(a / b)) for a, b in zip(here, there))
 
     return measured[min(measured, key=distance)]
