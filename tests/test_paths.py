@@ -229,9 +229,9 @@ def test_wrong_width_is_an_error_on_every_path(forced, layer):
 
 
 def test_the_choice():
-    cpu, fp32 = torch.device("cpu"), torch.float32
+    cpu, fp32 = "cpu", torch.float32
     for (device, dtype, column), limits in CROSSOVERS.items():
-        place = torch.device(device), getattr(torch, dtype), column.endswith("kept")
+        place = device, getattr(torch, dtype), column.endswith("kept")
         path = column.partition(",")[0]
         for (*sizes, rank), limit in limits.items():
 
@@ -246,5 +246,5 @@ def test_the_choice():
     assert choose_path(4096, 8, 2000, 500, cpu, fp32, True) == WEIGHT
     assert choose_path(4096, 8, 2000, 500, cpu, fp32, False, 8) == BOUNDED_RANK
     assert choose_path(0, 8, 2000, 500, cpu, fp32, True) == WEIGHT
-    for place in ((torch.device("meta"), fp32), (cpu, torch.float64)):
+    for place in (("meta", fp32), (cpu, torch.float64)):
         assert choose_path(1, 8, 2000, 500, *place, True) == WEIGHT

@@ -46,7 +46,6 @@ def factored_linear(
     True
     """
     n, height, width = blocks.shape
-    tokens = input.reshape(-1, n * width)
     if stop is None:
         stop = n * height
     first, last = start // height, (stop - 1) // height + 1
@@ -56,37 +55,38 @@ def factored_linear(
     own = bias if whole else None
     parts = last - first
     if parts * width * (n + height) < n * height * (width + parts):
-        output = _mix_inputs(tokens, rule, blocks, own)
+        output = _mix_inputs(input, rule, blocks, own)
     else:
-        output = _mix_products(tokens, rule, blocks, own)
-    if not whole:
-        output = output.narrow(1, start - first * height, stop - start)
-        output = output if bias is None else output + bias
-    return output.view(*input.shape[:-1], stop - start)
+        output = _mix_products(input, rule, blocks, own)
+    output = output.view(*input.shape[:-1], parts * height)
+    if whole:
+        return output
+    output = output.narrow(-1, start - first * height, stop - start)
+    return output if bias is None else output + bias
 
 
 def _mix_products(
-    tokens: Tensor, rule: Tensor, blocks: Tensor, bias: Optional[Tensor]
+    input: Tensor, rule: Tensor, blocks: Tensor, bias: Optional[Tensor]
 ) -> Tensor:
     n, parts, _ = rule.shape
-    count, (_, height, width) = tokens.size(0), blocks.shape
-    products = F.linear(
-        tokens.view(count * n, width), blocks.reshape(n * height, width)
-    ).view(count, n * n, height)  # (token, (q, i), row)
-    mixing = rule.permute(1, 2, 0).reshape(1, parts, n * n).expand(count, -1, -1)
+    _, height, width = blocks.shape
+    inputs = input.reshape(-1, width)  # ((token, q), column)
+    products = F.linear(inputs, blocks.reshape(n * height, width))
+    products = products.view(-1, n * n, height)  # (token, (q, i), row)
+    mixing = rule.permute(1, 2, 0).reshape(1, parts, n * n)
+    mixing = mixing.expand(products.size(0), -1, -1)
     if bias is None:
-        mixed = torch.bmm(mixing, products)
-    else:
-        mixed = torch.baddbmm(bias.view(1, parts, height), mixing, products)
-    return mixed.view(count, parts * height)
+        return torch.bmm(mixing, products)
+    return torch.baddbmm(bias.view(1, parts, height), mixing, products)
 
 
 def _mix_inputs(
-    tokens: Tensor, rule: Tensor, blocks: Tensor, bias: Optional[Tensor]
+    input: Tensor, rule: Tensor, blocks: Tensor, bias: Optional[Tensor]
 ) -> Tensor:
     n, parts, _ = rule.shape
-    count, (_, height, width) = tokens.size(0), blocks.shape
-    inputs = tokens.view(count, n, width).transpose(0, 1).reshape(n, count * width)
+    _, height, width = blocks.shape
+    count = input.numel() // (n * width)
+    inputs = input.reshape(count, n, width).transpose(0, 1).reshape(n, count * width)
     mixed = rule.reshape(n * parts, n) @ inputs  # ((i, p), (token, column))
     mixed = mixed.view(n, parts * count, width)
     products = torch.bmm(mixed, blocks.transpose(1, 2))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, Tuple
+from functools import cache
+from typing import Tuple
 
 import torch
 
@@ -12,15 +13,13 @@ from .crossovers import CROSSOVERS
 WEIGHT, FACTORED, BOUNDED_RANK = "weight", "factored", "bounded rank"
 """H times input; rule and blocks without H; R products of a rule of bounded rank."""
 
-_limits: Dict[Tuple[object, ...], int] = {}
-
 
 def choose_path(
     tokens: int,
     n: int,
     in_features: int,
     out_features: int,
-    device: torch.device,
+    device: str,
     dtype: torch.dtype,
     kept: bool,
     rule_rank: int = 0,
@@ -30,28 +29,31 @@ def choose_path(
     H is there already (``kept``: eval mode without gradients) or has to be built, as in
     training. The factored path, only taken in place of a kept H, wins up to a number of
     tokens; products of a rule of bounded rank win from a number on. Both were measured;
-    of sizes that were not, the nearest by ratio stand in. Without any for this kind of
-    device and dtype, H is used.
+    of sizes that were not, the nearest by ratio stand in. Without any for this type of
+    device ("cpu", "cuda") and dtype, H is used.
     """
-    path = BOUNDED_RANK if rule_rank else FACTORED
-    key = (path, kept, device.type, dtype, n, in_features, out_features, rule_rank)
-    limit = _limits.get(key)
-    if limit is None:
-        limit = _limits[key] = _nearest_limit(*key)
-    if limit == 0 or tokens == 0 or (tokens < limit if rule_rank else tokens > limit):
-        return WEIGHT
-    return path
+    limit = _limit(n, in_features, out_features, rule_rank, device, dtype, kept)
+    if rule_rank:
+        return BOUNDED_RANK if 0 < limit <= tokens else WEIGHT
+    return FACTORED if 0 < tokens <= limit else WEIGHT
 
 
-def _nearest_limit(
-    path: str, kept: bool, device: str, dtype: torch.dtype, n: int, *sizes: int
+@cache
+def _limit(
+    n: int,
+    in_features: int,
+    out_features: int,
+    rule_rank: int,
+    device: str,
+    dtype: torch.dtype,
+    kept: bool,
 ) -> int:
+    path = BOUNDED_RANK if rule_rank else FACTORED
     column = f"{path}, {'kept' if kept else 'built'}"
     measured = CROSSOVERS.get((device, str(dtype).partition(".")[2], column), {})
-    *features, rule_rank = sizes
     if n == 1 or not measured:
         return 0
-    here = (n, *features, max(rule_rank, 1) / n**2)
+    here = (n, in_features, out_features, max(rule_rank, 1) / n**2)
 
     def distance(other: Tuple[int, ...]) -> float:
         n, *features, rule_rank = other

@@ -41,7 +41,7 @@ class WeightCache:
 
         Always built anew where :meth:`keeps` says no.
         """
-        if not all(self.keeps(s.device) for s in sources if s is not None):
+        if not self.keeps(next(s.device for s in sources if s is not None)):
             return build()
         weight = self._weight
         if (

@@ -188,8 +188,7 @@ class PHMLinear(nn.Module):
 
     def path(self, input: Tensor) -> str:
         """How ``forward`` computes this input, see ``choose_path``."""
-        blocks = self.blocks
-        if self.n == 1 or blocks is None or is_autocasting() or is_tracing():
+        if self.n == 1 or self.rank or is_autocasting() or is_tracing():
             return WEIGHT
         if input.size(-1) != self.in_features:
             return WEIGHT  # F.linear explains what is wrong
@@ -198,9 +197,9 @@ class PHMLinear(nn.Module):
             self.n,
             self.in_features,
             self.out_features,
-            input.device,
-            blocks.dtype,
-            not self.training and self.cache.keeps(blocks.device),
+            input.device.type,
+            input.dtype,
+            not (self.training or torch.is_grad_enabled()),
             self.rule_rank,
         )
 

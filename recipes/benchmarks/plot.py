@@ -23,7 +23,7 @@ def plot(measured: List[Row], file: str) -> None:
         here = [row for row in measured if row["in x out"] == size]
         for name in dict.fromkeys(row["what"] for row in here):
             line = [row for row in here if row["what"] == name]
-            panel.plot(
+            (drawn,) = panel.plot(
                 [row["tokens"] for row in line],
                 [row["ratio"] for row in line],
                 marker="o",
@@ -36,10 +36,15 @@ def plot(measured: List[Row], file: str) -> None:
                 [row["low"] for row in line],
                 [row["high"] for row in line],
                 alpha=0.15,
+                color=drawn.get_color(),
             )
         panel.set(xscale="log", yscale="log", xlabel="tokens")
-        panel.set_title(f"{size.replace('x', ' x ')}, {here[0]['mode']}")
+        panel.set_title(f"in x out = {size.replace('x', ' x ')}, {here[0]['mode']}")
+        panel.set_xticks(tokens := sorted({row["tokens"] for row in here}), tokens)
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
+    shares = (0.1, 0.2, 0.5, 1, 2, 5, 10)
+    panels[0][0].set_yticks(shares, shares)
     panels[0][0].set_ylabel("forward time / dense")
     panels[0][-1].legend(fontsize=8)
     figure.tight_layout()
