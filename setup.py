@@ -14,7 +14,7 @@ setup(
     install_requires=["numpy", "torch>=2.0", "sentencepiece", "sacrebleu"],
     extras_require={
         "fairseq": ["fairseq-fixed==0.12.3.1"],
-        "recipes": ["babel", "nltk", "num2words", "tabulate", "tqdm"],
+        "recipes": ["babel", "matplotlib", "nltk", "num2words", "tabulate", "tqdm"],
         "test": ["pytest", "ruff"],
     },
 )

@@ -15,6 +15,7 @@ MAKERS = {
     "learned": lambda: PHMLinear(16, 24, 4),
     "quaternion": lambda: PHMLinear(16, 24, 4, rule="quaternion", freeze_rule=True),
     "low rank": lambda: PHMLinear(16, 24, 4, rank=2),
+    "rule rank": lambda: PHMLinear(16, 24, 4, rule_rank=3),
     "rows": lambda: PHMLinearRows.split(PHMLinear(16, 48, 4), [24, 24])[1],
     "dense": lambda: PHMLinear(16, 24, 1),
     "lstm": lambda: PHMLSTM(16, 24, 4, bidirectional=True),

@@ -16,6 +16,7 @@ from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_phm import PHMLinear
 from fairseq_phm.fairseq_compat import leave_better_transformer
+from fairseq_phm.modules.linear import FACTORS
 from fairseq_phm.substitution import find_maps
 
 VARIANTS = {
@@ -25,6 +26,7 @@ VARIANTS = {
     "fused": dict(phm_fuse_qkv=True),
     "shared": dict(phm_share_rule="stack"),
     "low rank": dict(phm_rank=2),
+    "rule rank": dict(phm_rule_rank=4, phm_fuse_qkv=True),
     "pre-norm": dict(encoder_normalize_before=True, decoder_normalize_before=True),
     "learned positions": dict(encoder_learned_pos=True, decoder_learned_pos=True),
     "shared embeddings": dict(share_all_embeddings=True),
@@ -40,7 +42,7 @@ def dense_twin(model, task, **options):
     leave_better_transformer(twin)
     state = model.state_dict()
     for found in find_maps(model, types=(PHMLinear,)):
-        for name in ("rule", "blocks", "blocks_u", "blocks_v"):
+        for name in FACTORS:
             state.pop(f"{found.path}.{name}", None)
         state[f"{found.path}.weight"] = found.module.weight.detach().clone()
     twin.load_state_dict(state)
@@ -81,7 +83,7 @@ def test_outputs_and_gradients(pair, task, training):
     )
     for parameter, gradient in zip(parameters.values(), expected):
         if gradient is not None:
-            torch.testing.assert_close(parameter.grad, gradient, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(parameter.grad, gradient, atol=5e-4, rtol=1e-3)
     for name, parameter in model.named_parameters():
         if name in gradients:
             torch.testing.assert_close(

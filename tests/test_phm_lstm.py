@@ -34,6 +34,7 @@ VARIANTS = {
     "fused": dict(phm_gates="fused"),
     "bidirectional": dict(encoder_bidirectional=True, phm_output_maps=True),
     "n apart": dict(phm_encoder_n=2, phm_decoder_n=8),
+    "rule rank": dict(phm_rule_rank=2),
     "quaternion": dict(phm_rule="quaternion", phm_freeze_rule=True, phm_rank=2),
     "no attention": dict(decoder_attention="0", phm_decoder_n=1),
 }

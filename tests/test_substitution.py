@@ -46,6 +46,11 @@ def base_model(task, arch="phm_transformer", **options):
         ("phm_transformer_wide", dict(phm_n=4), 22_020_096 + 96 * 64),
         ("phm_transformer_wide", dict(phm_n=8), 11_010_048 + 96 * 512),
         ("phm_transformer_wide", dict(phm_n=1), 2 * DENSE_44M),
+        (
+            "phm_transformer",
+            dict(phm_n=4, phm_rule_rank=4, phm_decoder_n=1),
+            18_874_368 // 4 + 36 * 48 + DENSE_44M - 18_874_368,
+        ),
     ],
 )
 def test_counts_of_the_base_model(task, arch, options, linear_maps):
@@ -229,6 +234,8 @@ def test_only_chosen_maps_of_a_fairseq_model(task):
         (dict(n=4, rule="cayley"), "unknown rule 'cayley'"),
         (dict(n=4, share_rule="all"), "unknown share_rule 'all'.*stack"),
         (dict(n=4, rank=-2), "rank"),
+        (dict(n=4, rule_rank=17), "proj: rule_rank=17 .*n=4"),
+        (dict(n=4, rule_rank=2, share_rule="block"), "not shared.*'block'"),
         (dict(n=4, attention_dim=30), "attention_dim=30 is not a multiple of its 4"),
     ],
 )

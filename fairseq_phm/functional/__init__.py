@@ -1,8 +1,16 @@
 """The mathematics of PHM layers: pure functions on tensors, no modules, no fairseq."""
 
+from .bounded_rank import (
+    bounded_rank_linear,
+    bounded_rank_rule,
+    random_rule_factors,
+)
+from .factored import factored_linear
 from .linear import phm_linear
+from .paths import choose_path
 from .rules import (
     ALGEBRAS,
+    check_rule_rank,
     check_sizes,
     is_whole,
     make_rule,
@@ -13,7 +21,12 @@ from .weight import kronecker_sum, low_rank_blocks, materialize
 
 __all__ = [
     "ALGEBRAS",
+    "bounded_rank_linear",
+    "bounded_rank_rule",
+    "check_rule_rank",
     "check_sizes",
+    "choose_path",
+    "factored_linear",
     "is_whole",
     "kronecker_sum",
     "low_rank_blocks",
@@ -22,4 +35,5 @@ __all__ = [
     "multiplication_rule",
     "phm_linear",
     "random_rule",
+    "random_rule_factors",
 ]

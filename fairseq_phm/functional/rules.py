@@ -113,6 +113,29 @@ least 1 and divide both; nearest n that fit: 2, 4
     )
 
 
+def check_rule_rank(rule_rank: int, n: int, learned: bool) -> None:
+    """Raise ValueError unless a rule of n can have this tensor rank; 0 means any rank.
+
+    >>> check_rule_rank(5, 2, learned=True)
+    Traceback (most recent call last):
+    ...
+    ValueError: rule_rank=5 does not fit n=2: choose 1 to 4 (any rule has rank n^2 at \
+most), or 0 for a full rule
+    """
+    if is_whole(rule_rank) and rule_rank == 0:
+        return
+    if not is_whole(rule_rank) or n == 1 or not 1 <= rule_rank <= n * n:
+        fits = f"choose 1 to {n * n} (any rule has rank n^2 at most), or"
+        raise ValueError(
+            f"rule_rank={rule_rank!r} does not fit n={n}: "
+            f"{fits if n > 1 else 'a dense layer has no rule;'} 0 for a full rule"
+        )
+    if not learned:
+        raise ValueError(
+            f"rule_rank={rule_rank} is for learned rules: drop it, or the given rule"
+        )
+
+
 def is_whole(number: object) -> bool:
     """True for Python's and NumPy's integers, False for bool and all else."""
     return isinstance(number, Integral) and not isinstance(number, bool)

@@ -46,6 +46,15 @@ class PHMOptions(FairseqDataclass):
             "0: full rank"
         },
     )
+    phm_rule_rank: int = field(
+        default=0,
+        metadata={
+            "help": "tensor rank R of learned rules, 1 to n^2: the products of a map "
+            "with many tokens take R/n^2 of the dense multiply-adds, in training and "
+            "generation, and a rule has 3 n R numbers. 0: a full rule, n^3, as in the "
+            "paper"
+        },
+    )
 
     @classmethod
     def from_args(cls, args: Any) -> "PHMOptions":

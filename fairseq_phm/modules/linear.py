@@ -8,13 +8,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional import (
+    bounded_rank_linear,
+    bounded_rank_rule,
+    check_rule_rank,
     check_sizes,
+    choose_path,
+    factored_linear,
     is_whole,
     low_rank_blocks,
     make_rule,
     materialize,
+    random_rule_factors,
 )
-from .cache import WeightCache
+from ..functional.paths import BOUNDED_RANK, FACTORED, WEIGHT
+from .cache import WeightCache, is_autocasting, is_tracing
+
+RULE_FACTORS = ("rule_u", "rule_v", "rule_w")
+FACTORS = ("rule", *RULE_FACTORS, "blocks", "blocks_u", "blocks_v")
+"""Names of the tensors that H is built from; a layer leaves some of them None."""
 
 
 class PHMLinear(nn.Module):
@@ -37,13 +48,17 @@ class PHMLinear(nn.Module):
         rank: r > 0 gives low-rank blocks S_i = U_i V_i: ``blocks_u`` (n, out/n, r) and
             ``blocks_v`` (n, r, in/n) are the parameters then, and ``blocks`` is None.
             Saves parameters, not time.
+        rule_rank: R > 0 gives a learned rule of tensor rank R, A[i, p, q] =
+            sum_r u[i, r] v[p, r] w[q, r]: ``rule_u``, ``rule_v``, ``rule_w`` (n, R) are
+            its parameters then, and ``rule`` is None. For many tokens the layer takes
+            about R/n^2 of a dense layer's time, see ``bounded_rank_linear``.
         std: standard deviation of H at the start; default 1/sqrt(3 in), as nn.Linear.
         generator: source of the random start; default: torch's own.
         device, dtype: of the parameters.
 
     Raises:
         ValueError: sizes that n does not divide, n < 1, an unknown rule, a rule of
-            another size, a negative rank.
+            another size, a negative rank, a rule_rank above n^2 or beside a given rule.
 
     Shapes: input (..., in), output (..., out).
 
@@ -63,6 +78,7 @@ class PHMLinear(nn.Module):
         rule: Union[str, Tensor] = "learned",
         freeze_rule: bool = False,
         rank: int = 0,
+        rule_rank: int = 0,
         std: Optional[float] = None,
         generator: Optional[torch.Generator] = None,
         device: Any = None,
@@ -76,10 +92,13 @@ class PHMLinear(nn.Module):
         self.out_features = out_features
         self.n = n
         self.rank = rank
+        self.rule_rank = rule_rank
         learned = isinstance(rule, str) and rule == "learned"
+        check_rule_rank(rule_rank, n, learned)
         self.redraw_rule = learned and n > 1
         self.borrowed: Tuple[str, ...] = ()
         self.cache = WeightCache()
+        self.rows: Tuple[int, int] = (0, out_features)
 
         def new(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -89,7 +108,18 @@ class PHMLinear(nn.Module):
         self.blocks_u = new(n, height, rank) if rank else None
         self.blocks_v = new(n, rank, width) if rank else None
         self.bias = new(out_features) if bias else None
-        if n == 1:
+        self.rule_u = self.rule_v = self.rule_w = None
+        if rule_rank:
+            self.rule = None
+            factors = random_rule_factors(n, rule_rank, generator)
+            for name, factor in zip(RULE_FACTORS, factors):
+                factor = factor.to(device, dtype or torch.get_default_dtype())
+                delattr(self, name)
+                if freeze_rule:
+                    self.register_buffer(name, factor)
+                else:
+                    self.register_parameter(name, nn.Parameter(factor))
+        elif n == 1:
             if not learned:
                 make_rule(rule, n)  # refuses what does not fit
             self.rule = None
@@ -118,19 +148,25 @@ class PHMLinear(nn.Module):
         """
         if not torch.jit.is_scripting():
             if not self.training:
-                sources = (self.rule, self.blocks, self.blocks_u, self.blocks_v)
+                sources = [getattr(self, name) for name in FACTORS]
                 return self.cache.get(sources, self.build_weight)
         return self.build_weight()
 
     def build_weight(self) -> Tensor:
         """H, computed now."""
-        return materialize(self.rule, self.full_blocks())
+        return materialize(self.full_rule(), self.full_blocks())
 
     def train(self, mode: bool = True) -> "PHMLinear":
         """Set the mode as ``nn.Module`` does; training frees the kept H."""
         if mode:
             self.cache.clear()
         return super().train(mode)
+
+    def full_rule(self) -> Optional[Tensor]:
+        """A, of shape (n, n, n): ``rule``, or that of its factors; None for n = 1."""
+        if self.rule_u is None:
+            return self.rule
+        return bounded_rank_rule(self.rule_u, self.rule_v, self.rule_w)
 
     def full_blocks(self) -> Tensor:
         """S, of shape (n, out/n, in/n): ``blocks``, or U V for low-rank blocks."""
@@ -139,7 +175,33 @@ class PHMLinear(nn.Module):
         return self.blocks
 
     def forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            path = self.path(input)
+            if path == FACTORED:
+                return factored_linear(
+                    input, self.rule, self.blocks, self.bias, *self.rows
+                )
+            if path == BOUNDED_RANK:
+                factors = (self.rule_u, self.rule_v, self.rule_w)
+                return bounded_rank_linear(input, *factors, self.blocks, self.bias)
         return F.linear(input, self.weight, self.bias)
+
+    def path(self, input: Tensor) -> str:
+        """How ``forward`` computes this input, see ``choose_path``."""
+        if self.n == 1 or self.rank or is_autocasting() or is_tracing():
+            return WEIGHT
+        if input.size(-1) != self.in_features:
+            return WEIGHT  # F.linear explains what is wrong
+        return choose_path(
+            input.numel() // self.in_features,
+            self.n,
+            self.in_features,
+            self.out_features,
+            input.device.type,
+            input.dtype,
+            not (self.training or torch.is_grad_enabled()),
+            self.rule_rank,
+        )
 
     @torch.no_grad()
     def reset_parameters(
@@ -151,7 +213,11 @@ class PHMLinear(nn.Module):
         mean square of H equal to ``std`` for every rule, n and rank. A rule with a warm
         start, a frozen or a borrowed one stays as it is.
         """
-        if self.redraw_rule:
+        if self.redraw_rule and self.rule_rank:
+            factors = random_rule_factors(self.n, self.rule_rank, generator)
+            for name, factor in zip(RULE_FACTORS, factors):
+                getattr(self, name).copy_(factor)
+        elif self.redraw_rule:
             self.rule.copy_(make_rule("learned", self.n, generator))
         for factor in (self.blocks, self.blocks_u, self.blocks_v):
             if factor is not None:
@@ -164,7 +230,8 @@ class PHMLinear(nn.Module):
         if std is None:
             std = 1 / math.sqrt(3 * self.in_features)
         blocks = self.full_blocks().float()
-        rule = None if self.rule is None else self.rule.float()
+        rule = self.full_rule()
+        rule = None if rule is None else rule.float()
         present = materialize(rule, blocks).square().mean().sqrt()
         scale = std / present.clamp_min(torch.finfo(torch.float32).tiny)
         (self.blocks if self.blocks_u is None else self.blocks_u).mul_(scale)
@@ -174,7 +241,9 @@ class PHMLinear(nn.Module):
         text += f", bias={self.bias is not None}"
         if self.rank:
             text += f", rank={self.rank}"
-        if self.rule is not None and not isinstance(self.rule, nn.Parameter):
+        if self.rule_rank:
+            text += f", rule_rank={self.rule_rank}"
+        if "rule" in self._buffers or "rule_u" in self._buffers:
             text += ", frozen rule"
         if self.borrowed:
             text += f", shares {' and '.join(self.borrowed)}"
@@ -236,15 +305,13 @@ class PHMLinearRows(PHMLinear):
         self.out_features = stop - start
         self.n = fused.n
         self.rank = fused.rank
-        self.start = start
-        self.stop = stop
+        self.rule_rank = fused.rule_rank
+        self.rows = (start, stop)
         self.redraw_rule = False
         self.cache = WeightCache()
-        shared = ("rule", "blocks", "blocks_u", "blocks_v")
-        frozen = "rule" in fused._buffers
-        for name in shared:
-            if name == "rule" and frozen:
-                self.register_buffer(name, fused.rule)
+        for name in FACTORS:
+            if name in fused._buffers:
+                self.register_buffer(name, getattr(fused, name))
             else:
                 self.register_parameter(name, getattr(fused, name))
         self.bias = (
@@ -253,7 +320,7 @@ class PHMLinearRows(PHMLinear):
             else nn.Parameter(fused.bias.detach()[start:stop].clone())
         )
         self.borrowed = (
-            tuple(name for name in shared if name in dict(self.named_parameters()))
+            tuple(name for name in FACTORS if self._parameters.get(name) is not None)
             if borrow
             else fused.borrowed
         )
@@ -290,9 +357,15 @@ class PHMLinearRows(PHMLinear):
 
     def build_weight(self) -> Tensor:
         """H of these outputs, of shape (stop - start, in), computed now."""
-        return materialize(self.rule, self.full_blocks(), self.start, self.stop)
+        return materialize(
+            self.full_rule(), self.full_blocks(), self.rows[0], self.rows[1]
+        )
 
     def reset_parameters(
         self, std: Optional[float] = None, generator: Optional[torch.Generator] = None
     ) -> None:
         raise RuntimeError("reset the fused layer before it is split, not its rows")
+
+    def path(self, input: Tensor) -> str:
+        """As for the whole layer; all R products would be computed for a few rows."""
+        return WEIGHT if self.rule_rank else super().path(input)

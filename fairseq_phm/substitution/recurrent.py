@@ -31,6 +31,7 @@ def substitute_lstm(
     freeze_rule: bool = False,
     gates: str = "separate",
     rank: int = 0,
+    rule_rank: int = 0,
     output_maps: bool = False,
 ) -> nn.Module:
     """Replace each nn.LSTM and nn.LSTMCell of a built model, in place.
@@ -42,7 +43,8 @@ def substitute_lstm(
         model: a built model.
         n: PHM n; 1 leaves an LSTM dense.
         encoder_n, decoder_n: n of these stacks; they win over ``n``.
-        rule, freeze_rule, gates, rank: as for :class:`PHMLSTMCell`.
+        rule, freeze_rule, gates, rank, rule_rank: as for :class:`PHMLSTMCell`; LSTMs
+            with n = 1 have no rule.
         output_maps: also replace the maps of :data:`OUTPUT_MAPS`.
 
     Returns:
@@ -68,7 +70,8 @@ def substitute_lstm(
         if chosen == 1 and not rank:
             continue
         make = _layer if isinstance(dense, nn.LSTM) else _cell
-        own = {**options, "rule": rule if chosen > 1 else "learned"}
+        own = {**options, "rule_rank": rule_rank} if chosen > 1 else dict(options)
+        own["rule"] = rule if chosen > 1 else "learned"
         try:
             swaps.append((path, make(dense, chosen, own).train(dense.training)))
         except ValueError as error:
@@ -83,6 +86,7 @@ def substitute_lstm(
             rule=rule,
             freeze_rule=freeze_rule,
             rank=rank,
+            rule_rank=rule_rank,
             maps={
                 kind: [name for name in names if name in present]
                 for kind, names in OUTPUT_MAPS.items()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fairseq_compat import leave_better_transformer
-from ..functional import ALGEBRAS, check_sizes, make_rule
+from ..functional import ALGEBRAS, check_rule_rank, check_sizes, make_rule
 from ..modules import PHMLinear, PHMLinearRows
 from .maps import FAIRSEQ_MAPS, LinearMap, find_maps
 
@@ -33,6 +33,7 @@ def substitute(
     share_rule: str = "none",
     fuse_qkv: bool = False,
     rank: int = 0,
+    rule_rank: int = 0,
     attention_dim: Optional[int] = None,
     maps: Mapping[str, Sequence[str]] = FAIRSEQ_MAPS,
 ) -> nn.Module:
@@ -47,7 +48,8 @@ def substitute(
         n: PHM n; 1 leaves a map dense.
         attention_n, ffn_n: n of these sublayers; they win over the next two.
         encoder_n, decoder_n: n of these stacks; they win over ``n``.
-        rule, freeze_rule, rank: as for :class:`PHMLinear`; a tensor is copied.
+        rule, freeze_rule, rank, rule_rank: as for :class:`PHMLinear`; a tensor is
+            copied; maps with n = 1 have no rule.
         share_rule: see :data:`SHARE_RULE`. Only maps with equal n share.
         fuse_qkv: q, k, v of self-attention become one PHM layer (3d x d), k and v of
             cross-attention one (2d x d): fewer rules and one larger mixing of outputs.
@@ -59,11 +61,16 @@ def substitute(
 
     Raises:
         ValueError: no map found; sizes that n does not divide (the path is named);
-            an unknown rule or ``share_rule``; a map under quant-noise or FSDP.
+            an unknown rule or ``share_rule``; ``rule_rank`` with a shared or given
+            rule; a map under quant-noise or FSDP.
     """
     if share_rule not in SHARE_RULE:
         raise ValueError(
             f"unknown share_rule {share_rule!r}: choose one of {', '.join(SHARE_RULE)}"
+        )
+    if rule_rank and share_rule != "none":
+        raise ValueError(
+            f"rules of rule_rank={rule_rank} are not shared: share_rule={share_rule!r}"
         )
     if isinstance(rule, Tensor):
         rule = rule.detach()
@@ -95,7 +102,7 @@ def substitute(
             if linear_map.kind != "ffn":
                 _check_inner_width(linear_map, attention_dim)
     for group, (in_features, outs) in zip(groups, new_sizes):
-        _check(group, in_features, outs, n_of(group[0]), rule)
+        _check(group, in_features, outs, n_of(group[0]), rule, rule_rank)
 
     rules: Dict[Tuple[str, int], Tensor] = {}
     built: Dict[Tuple[int, ...], Sequence[PHMLinear]] = {}  # tied maps stay tied
@@ -118,6 +125,7 @@ def substitute(
                 rule=rules.get(scope, rule) if group_n > 1 else "learned",
                 freeze_rule=freeze_rule,
                 rank=rank,
+                rule_rank=rule_rank if group_n > 1 else 0,
                 std=_std(old, in_features, outs),
                 device=old[0].weight.device,
                 dtype=old[0].weight.dtype,
@@ -183,6 +191,7 @@ def _check(
     outs: List[int],
     n: int,
     rule: Union[str, Tensor],
+    rule_rank: int,
 ) -> None:
     path = group[0].path
     for linear_map in group:
@@ -193,8 +202,11 @@ def _check(
             )
     try:
         check_sizes(in_features, sum(outs), n)
-        if n > 1 and not (isinstance(rule, str) and rule == "learned"):
-            make_rule(rule, n)
+        learned = isinstance(rule, str) and rule == "learned"
+        if n > 1:
+            check_rule_rank(rule_rank, n, learned)
+            if not learned:
+                make_rule(rule, n)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -1,80 +1,120 @@
-"""Forward + backward time of PHMLinear over nn.Linear, interleaved, in one run.
-
-python -m recipes.benchmarks.layer [--tokens 4096] [--device cuda] [--dtype float16]
-"""
+"""One layer over nn.Linear: forward in eval mode, and forward + backward."""
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+from functools import partial
 from typing import Callable, Dict, List
 
 import torch
-from tabulate import tabulate
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fairseq_phm import PHMLinear
+from fairseq_phm.functional import bounded_rank_linear, factored_linear, phm_linear
+from fairseq_phm.modules.linear import RULE_FACTORS
+
+from .peers import BroadcastKron, KronLoop
+from .timing import Row, interleave, place, rows
 
 SIZES = ((512, 512), (2048, 512), (512, 2048))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--n", type=int, nargs="+", default=[2, 4, 8, 16])
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    options = parser.parse_args()
-    place = {"device": options.device, "dtype": getattr(torch, options.dtype)}
-    rows = []
-    for in_features, out_features in SIZES:
-        layers: Dict[str, nn.Module] = {
-            "dense": nn.Linear(in_features, out_features, **place)
-        }
-        for n in options.n:
-            layers[f"n={n}"] = PHMLinear(in_features, out_features, n, **place)
-        x = torch.randn(options.tokens, in_features, requires_grad=True, **place)
-        gradient = torch.randn(options.tokens, out_features, **place)
-
-        def step(layer: nn.Module, x=x, gradient=gradient) -> None:
-            layer(x).backward(gradient)
-
-        times = interleave({k: lambda v=v: step(v) for k, v in layers.items()}, options)
-        dense = times.pop("dense")
-        row = {"in x out": f"{in_features} x {out_features}"}
-        row["dense ms"] = f"{statistics.median(dense) * 1e3:.2f}"
-        for name, seconds in times.items():
-            ratios = [mine / other for mine, other in zip(seconds, dense)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            row[name] = f"{middle:.3f} ({low:.3f}-{high:.3f})"
-        rows.append(row)
-    print(
-        f"{options.tokens} tokens, {options.dtype}, {options.device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}; "
-        "time over dense: median (quartiles)"
-    )
-    print(tabulate(rows, headers="keys"))
+def layer(options: argparse.Namespace) -> List[Row]:
+    """Rows of time over dense, for each size, number of tokens, and n."""
+    result = []
+    for sizes in options.sizes:
+        for tokens in options.tokens:
+            for mode in options.modes:
+                made = _layers(sizes, tokens if mode == "forward" else 0, options)
+                times = interleave(_calls(made, tokens, mode, options), options)
+                for name, seconds in times.items():
+                    times[name] = [second / len(made[name]) for second in seconds]
+                size = "x".join(map(str, sizes))
+                about = {"benchmark": "layer", "in x out": size, "tokens": tokens}
+                result += rows(times, "dense", **about, mode=mode)
+    return result
 
 
-def interleave(
-    calls: Dict[str, Callable[[], None]], options: argparse.Namespace
-) -> Dict[str, List[float]]:
-    """Seconds of each call in each round, after three rounds that do not count."""
-    times: Dict[str, List[float]] = {name: [] for name in calls}
-    for turn in range(options.rounds + 3):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if options.device == "cuda":
-                torch.cuda.synchronize()
-            if turn >= 3:
-                times[name].append(time.perf_counter() - start)
-    return times
+def _layers(
+    sizes: tuple, tokens: int, options: argparse.Namespace
+) -> Dict[str, List[nn.Module]]:
+    """Layers that take turns: as many as fill ``weights_mb`` of dense weights for few
+    tokens, since a model's weights do not stay in caches from one step to the next."""
+    bytes_each = 4 * sizes[0] * sizes[1]
+    count = 1
+    if 0 < tokens <= 64:
+        count = max(1, int(options.weights_mb * 1e6 / bytes_each))
+    kinds: Dict[str, Callable[[], nn.Module]] = {
+        "dense": lambda: nn.Linear(*sizes, **place(options))
+    }
+    for n in options.n:
+        kinds[f"n={n}"] = lambda n=n: PHMLinear(*sizes, n, **place(options))
+        kinds[f"n={n} R={n}"] = lambda n=n: PHMLinear(
+            *sizes, n, rule_rank=n, **place(options)
+        )
+    n = options.n[len(options.n) // 2]
+    kinds[f"torch.kron loop n={n}"] = lambda: KronLoop(*sizes, n, **place(options))
+    kinds[f"broadcast kron n={n}"] = lambda: BroadcastKron(*sizes, n, **place(options))
+    return {
+        name: [make() for _ in range(1 if "kron" in name else count)]
+        for name, make in kinds.items()
+    }
 
 
-if __name__ == "__main__":
-    main()
+def _calls(
+    made: Dict[str, List[nn.Module]], tokens: int, mode: str, options
+) -> Dict[str, Callable[[], None]]:
+    first = made["dense"][0]
+    backward = mode == "forward + backward"
+    x = torch.randn(tokens, first.in_features, **place(options))
+    gradient = torch.randn(tokens, first.out_features, **place(options))
+    x.requires_grad_(backward)
+
+    def run(layers: List[nn.Module]) -> None:
+        with torch.set_grad_enabled(backward):
+            for layer in layers:
+                y = layer(x)
+                if backward:
+                    y.backward(gradient)
+
+    for layers in made.values():
+        for one in layers:
+            one.train(backward)
+    return {name: lambda layers=layers: run(layers) for name, layers in made.items()}
+
+
+def paths(options: argparse.Namespace) -> List[Row]:
+    """Rows of forward time of each path, over tokens: what the plot shows."""
+    result = []
+    n = options.n[len(options.n) // 2]
+    for sizes in options.sizes:
+        size = "x".join(map(str, sizes))
+        about = {"benchmark": "paths", "in x out": size, "mode": f"n={n}"}
+        ways = _ways(sizes, n, options)
+        for tokens in options.tokens:
+            x = torch.randn(tokens, sizes[0], **place(options))
+            calls = {name: partial(way, x) for name, way in ways.items()}
+            with torch.no_grad():
+                times = interleave(calls, options)
+            result += rows(times, "dense", **about, tokens=tokens)
+    return result
+
+
+def _ways(
+    sizes: tuple, n: int, options: argparse.Namespace
+) -> Dict[str, Callable[[Tensor], Tensor]]:
+    dense = nn.Linear(*sizes, **place(options))
+    full = PHMLinear(*sizes, n, **place(options)).eval()
+    bounded = PHMLinear(*sizes, n, rule_rank=n, **place(options)).eval()
+    factors = (full.rule, full.blocks, full.bias)
+    bounded_factors = [getattr(bounded, name) for name in RULE_FACTORS]
+    return {
+        "dense": dense,
+        "H built": lambda x: phm_linear(x, *factors),
+        "H kept": lambda x: F.linear(x, full.weight, full.bias),
+        "factored": lambda x: factored_linear(x, *factors),
+        f"bounded rank R={n}": lambda x: bounded_rank_linear(
+            x, *bounded_factors, bounded.blocks, bounded.bias
+        ),
+    }

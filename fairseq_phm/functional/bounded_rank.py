@@ -1,0 +1,108 @@
+"""Rules of bounded tensor rank: R block products instead of n^2."""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+CHUNK = 256
+"""Tokens that are mixed and multiplied at a time: what is between stays in caches."""
+
+
+def bounded_rank_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """A[i, p, q] = sum_r u[i, r] v[p, r] w[q, r].
+
+    Args:
+        u, v, w: (n, R).
+
+    Returns:
+        Tensor (n, n, n).
+    """
+    return (u[:, None, None] * v[:, None] * w).sum(-1)
+
+
+def random_rule_factors(
+    n: int, rank: int, generator: Optional[torch.Generator] = None
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Factors (n, R) of a random rule with the mean square 1, as ``random_rule`` has.
+
+    Their columns are random and orthogonal, n at a time: no two of the R products
+    start out alike.
+    """
+
+    def factor() -> Tensor:
+        squares = [
+            torch.linalg.qr(torch.randn(n, n, generator=generator))[0]
+            for _ in range((rank + n - 1) // n)
+        ]
+        return torch.cat(squares, 1)[:, :rank]
+
+    u, v, w = factor(), factor(), factor()
+    scale = bounded_rank_rule(u, v, w).square().mean() ** (-1 / 6)
+    return u * scale, v * scale, w * scale
+
+
+def bounded_rank_linear(
+    input: Tensor,
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    blocks: Tensor,
+    bias: Optional[Tensor] = None,
+) -> Tensor:
+    """A PHM layer whose rule is :func:`bounded_rank_rule` (u, v, w), without H.
+
+    With x_q and y_p the n parts of input and output, y_p = sum_r v[p, r] T_r x'_r,
+    where T_r = sum_i u[i, r] S_i and x'_r = sum_q w[q, r] x_q. The R products take
+    R in out / n^2 multiply-adds a token, mixing takes R (in + out) more.
+
+    Args:
+        input: (..., in).
+        u, v, w: (n, R).
+        blocks: (n, out/n, in/n), ``blocks[i]`` = S_i.
+        bias: (out,) or None.
+
+    Returns:
+        Tensor (..., out).
+
+    >>> u, v, w, blocks = *torch.randn(3, 2, 3), torch.randn(2, 4, 5)
+    >>> rule, x = bounded_rank_rule(u, v, w), torch.randn(6, 10)
+    >>> H = sum(torch.kron(rule[i], blocks[i]) for i in range(2))
+    >>> bounded_rank_linear(x, u, v, w, blocks).allclose(x @ H.t(), atol=1e-4)
+    True
+    """
+    n, height, width = blocks.shape
+    tokens = input.reshape(-1, n, width)
+    combined = (u.t() @ blocks.reshape(n, -1)).view(-1, height, width).transpose(1, 2)
+    shift = None if bias is None else bias.view(1, n, height)
+    factors = (input, u, v, w, blocks, bias)
+    if torch.is_grad_enabled() and any(
+        factor is not None and factor.requires_grad for factor in factors
+    ):
+        parts = [
+            _products(chunk, v, w, combined, shift) for chunk in tokens.split(CHUNK)
+        ]
+        output = torch.cat(parts)
+    else:
+        output = input.new_empty(tokens.size(0), n, height)
+        for chunk, part in zip(tokens.split(CHUNK), output.split(CHUNK)):
+            _products(chunk, v, w, combined, shift, out=part)
+    return output.view(*input.shape[:-1], n * height)
+
+
+def _products(
+    tokens: Tensor,
+    v: Tensor,
+    w: Tensor,
+    combined: Tensor,
+    bias: Optional[Tensor],
+    out: Optional[Tensor] = None,
+) -> Tensor:
+    mixed = torch.matmul(w.t(), tokens)  # (token, r, column)
+    products = torch.bmm(mixed.transpose(0, 1), combined).transpose(0, 1)
+    mixing = v.expand(tokens.size(0), -1, -1)
+    if bias is None:
+        return torch.bmm(mixing, products, out=out)
+    return torch.baddbmm(bias, mixing, products, out=out)

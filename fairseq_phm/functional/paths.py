@@ -1,0 +1,63 @@
+"""Which way the product of a PHM layer is computed: chosen here, from sizes alone."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Tuple
+
+import torch
+
+from .crossovers import CROSSOVERS
+
+WEIGHT, FACTORED, BOUNDED_RANK = "weight", "factored", "bounded rank"
+"""H times input; rule and blocks without H; R products of a rule of bounded rank."""
+
+
+def choose_path(
+    tokens: int,
+    n: int,
+    in_features: int,
+    out_features: int,
+    device: str,
+    dtype: torch.dtype,
+    kept: bool,
+    rule_rank: int = 0,
+) -> str:
+    """The fastest path for so many tokens: WEIGHT, FACTORED or BOUNDED_RANK.
+
+    H is there already (``kept``: eval mode without gradients) or has to be built, as in
+    training. The factored path, only taken in place of a kept H, wins up to a number of
+    tokens; products of a rule of bounded rank win from a number on. Both were measured;
+    of sizes that were not, the nearest by ratio stand in. Without any for this type of
+    device ("cpu", "cuda") and dtype, H is used.
+    """
+    limit = _limit(n, in_features, out_features, rule_rank, device, dtype, kept)
+    if rule_rank:
+        return BOUNDED_RANK if 0 < limit <= tokens else WEIGHT
+    return FACTORED if 0 < tokens <= limit else WEIGHT
+
+
+@cache
+def _limit(
+    n: int,
+    in_features: int,
+    out_features: int,
+    rule_rank: int,
+    device: str,
+    dtype: torch.dtype,
+    kept: bool,
+) -> int:
+    path = BOUNDED_RANK if rule_rank else FACTORED
+    column = f"{path}, {'kept' if kept else 'built'}"
+    measured = CROSSOVERS.get((device, str(dtype).partition(".")[2], column), {})
+    if n == 1 or not measured:
+        return 0
+    here = (n, in_features, out_features, max(rule_rank, 1) / n**2)
+
+    def distance(other: Tuple[int, ...]) -> float:
+        n, *features, rule_rank = other
+        there = (n, *features, max(rule_rank, 1) / n**2)
+        return sum(abs(math.log(a / b)) for a, b in zip(here, there))
+
+    return measured[min(measured, key=distance)]

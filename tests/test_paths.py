@@ -1,0 +1,250 @@
+"""Every path of the PHM product against NumPy's np.kron and against each other."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fairseq_phm import PHMLinear
+from fairseq_phm.functional import (
+    bounded_rank_linear,
+    bounded_rank_rule,
+    choose_path,
+    factored_linear,
+    phm_linear,
+    random_rule,
+    random_rule_factors,
+)
+from fairseq_phm.functional.crossovers import CROSSOVERS
+from fairseq_phm.functional.paths import BOUNDED_RANK, FACTORED, WEIGHT
+from fairseq_phm.modules import PHMLinearRows
+
+SHAPES = [(), (1,), (5,), (2, 3), (0,), (2, 0, 4)]
+
+
+def oracle(x, rule, blocks, bias):
+    rule, blocks, x = (t.detach().double().numpy() for t in (rule, blocks, x))
+    y = x @ sum(np.kron(a, s) for a, s in zip(rule, blocks)).T
+    return y if bias is None else y + bias.detach().double().numpy()
+
+
+@pytest.fixture(params=["without the weight", "weight"])
+def forced(request, monkeypatch):
+    """Layers take one path whatever the sizes are."""
+
+    def choose(*sizes_and_rule_rank):
+        if request.param == "weight":
+            return WEIGHT
+        return BOUNDED_RANK if sizes_and_rule_rank[-1] else FACTORED
+
+    monkeypatch.setattr("fairseq_phm.modules.linear.choose_path", choose)
+    return request.param
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 16])
+@pytest.mark.parametrize("height,width", [(1, 1), (3, 7), (32, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_factored_linear_is_exact(n, height, width, bias):
+    rule, blocks = random_rule(n), torch.randn(n, height, width)
+    bias = torch.randn(n * height) if bias else None
+    for shape in SHAPES:
+        x = torch.randn(*shape, n * width)
+        y = factored_linear(x, rule, blocks, bias)
+        assert y.shape == (*shape, n * height)
+        exact = oracle(x, rule, blocks, bias)
+        np.testing.assert_allclose(y.numpy(), exact, atol=2e-5 * n, rtol=0)
+        torch.testing.assert_close(
+            y, phm_linear(x, rule, blocks, bias), atol=2e-5 * n, rtol=0
+        )
+
+
+@pytest.mark.parametrize("height,width", [(6, 2), (2, 6)])
+@torch.no_grad()
+def test_some_outputs_of_the_factored_path(height, width):
+    rule, blocks, bias = random_rule(4), torch.randn(4, height, width), torch.randn(99)
+    x = torch.randn(2, 3, 4 * width)
+    whole = factored_linear(x, rule, blocks)
+    for start in range(4 * height):
+        for stop in range(start + 1, 4 * height + 1):
+            b = bias[: stop - start] if start % 2 else None
+            y = factored_linear(x, rule, blocks, b, start, stop)
+            expected = whole[..., start:stop] + (0 if b is None else b)
+            torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("height,width", [(3, 2), (2, 3)])
+@pytest.mark.parametrize("stop", [None, 5])
+def test_gradcheck_of_the_factored_path(height, width, stop):
+    def new(*shape):
+        return torch.randn(*shape, dtype=torch.double, requires_grad=True)
+
+    inputs = new(3, 2 * width), new(2, 2, 2), new(2, height, width), new(4)
+    inputs = (*inputs[:3], new(4 if stop else 2 * height))
+
+    def call(*tensors):
+        return factored_linear(*tensors, *((1, 5) if stop else ()))
+
+    if stop and height == 2:
+        pytest.skip("four outputs only")
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+@pytest.mark.parametrize("n,rank", [(2, 1), (2, 4), (3, 5), (4, 4), (8, 3)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("grad", [True, False])
+def test_bounded_rank_linear_is_exact(n, rank, bias, grad, monkeypatch):
+    monkeypatch.setattr("fairseq_phm.functional.bounded_rank.CHUNK", 4)
+    factors = random_rule_factors(n, rank)
+    blocks = torch.randn(n, 3, 7, requires_grad=grad)
+    bias = torch.randn(n * 3) if bias else None
+    rule = bounded_rank_rule(*factors)
+    exact_rule = np.einsum("ir,pr,qr->ipq", *(f.double().numpy() for f in factors))
+    np.testing.assert_allclose(rule.numpy(), exact_rule, atol=1e-5)
+    assert rule.square().mean().item() == pytest.approx(1, rel=1e-4)
+    for shape in SHAPES:
+        x = torch.randn(*shape, n * 7)
+        y = bounded_rank_linear(x, *factors, blocks, bias)
+        assert y.shape == (*shape, n * 3) and y.requires_grad == grad
+        exact = oracle(x, rule, blocks, bias)
+        np.testing.assert_allclose(y.detach().numpy(), exact, atol=1e-4, rtol=0)
+
+
+def test_gradcheck_of_bounded_rank():
+    shapes = [(3, 4), (2, 3), (2, 3), (2, 3), (2, 3, 2), (6,)]
+    inputs = [
+        torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in shapes
+    ]
+    assert torch.autograd.gradcheck(bounded_rank_linear, inputs)
+    assert torch.autograd.gradgradcheck(bounded_rank_linear, inputs)
+
+
+def test_a_rule_of_bounded_rank_learns_to_be_any_other_of_that_rank():
+    torch.manual_seed(0)
+    target = PHMLinear(8, 8, 2, rule_rank=2)
+    layer = PHMLinear(8, 8, 2, rule_rank=2)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
+    for _ in range(600):
+        x = torch.randn(32, 8)
+        loss = (layer(x) - target(x).detach()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1e-3
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "no grad"])
+def test_layers_give_the_same_on_every_path(forced, mode):
+    torch.manual_seed(0)
+    fused = PHMLinear(12, 48, 4)
+    layers = [
+        PHMLinear(24, 12, 4),
+        PHMLinear(12, 24, 4, bias=False),
+        PHMLinear(12, 24, 3, rule=torch.randn(3, 3, 3), freeze_rule=True),
+        PHMLinear(12, 24, 4, rank=2),
+        PHMLinear(12, 24, 1),
+        PHMLinear(12, 24, 4, rule_rank=3),
+        PHMLinear(12, 24, 3, rule_rank=3, freeze_rule=True, bias=False),
+        *PHMLinearRows.split(PHMLinear(12, 48, 2, rule_rank=2), [20, 28]),
+        *PHMLinearRows.split(fused, [20, 28]),
+    ]
+    for layer in layers:
+        layer.train(mode == "train")
+        x = torch.randn(2, 3, layer.in_features, requires_grad=True)
+        dense = nn.Linear(layer.in_features, layer.out_features)
+        dense.weight.data.copy_(layer.weight)
+        dense.bias.data.copy_(layer.bias if layer.bias is not None else torch.zeros(()))
+        with torch.set_grad_enabled(mode != "no grad"):
+            y, expected = layer(x), dense(x)
+        torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+        if mode != "no grad":
+            gradients = (
+                torch.autograd.grad(out.sin().sum(), x) for out in (y, expected)
+            )
+            torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(params=[0, 3], ids=["full rule", "bounded rank"])
+def layer(request):
+    torch.manual_seed(0)
+    return PHMLinear(48, 64, 4, rule_rank=request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@torch.no_grad()
+def test_dtypes_and_autocast(forced, layer, dtype):
+    layer.eval()
+    x = torch.randn(5, 48)
+    exact = oracle(x, layer.full_rule(), layer.blocks, layer.bias)
+    tolerance = 1e-6 if dtype is torch.float64 else 0.05
+    if dtype is torch.bfloat16:
+        with torch.autocast("cpu", dtype=dtype):
+            y = layer(x)
+        assert y.dtype == dtype
+        np.testing.assert_allclose(y.float().numpy(), exact, atol=tolerance)
+    try:
+        y = layer.to(dtype)(x.to(dtype))
+    except RuntimeError as error:
+        assert dtype is torch.float16 and "not implemented for 'Half'" in str(error)
+        pytest.skip("this torch has no fp16 on the CPU")
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y.double().numpy(), exact, atol=tolerance)
+
+
+@torch.no_grad()
+def test_edits_reach_every_path(forced, layer):
+    layer.eval()
+    x = torch.randn(3, 48)
+    layer(x)
+    for parameter in layer.parameters():
+        parameter.data.mul_(1.5)
+        exact = oracle(x, layer.full_rule(), layer.blocks, layer.bias)
+        np.testing.assert_allclose(layer(x).numpy(), exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("grad", [True, False])
+def test_compiles_without_graph_breaks(forced, layer, training, grad):
+    torch._dynamo.reset()
+    layer.train(training)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    with torch.set_grad_enabled(grad):
+        for tokens in (3, 7):
+            x = torch.randn(tokens, 48)
+            torch.testing.assert_close(compiled(x), layer(x), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_trace_fits_other_sizes(forced, layer):
+    layer.eval()
+    traced = torch.jit.trace(layer, torch.randn(1, 48), check_trace=False)
+    x = torch.randn(9, 48)
+    torch.testing.assert_close(traced(x), layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_wrong_width_is_an_error_on_every_path(forced, layer):
+    with pytest.raises(RuntimeError, match="shape"):
+        layer(torch.zeros(3, 96))
+
+
+def test_the_choice():
+    cpu, fp32 = "cpu", torch.float32
+    for (device, dtype, column), limits in CROSSOVERS.items():
+        place = device, getattr(torch, dtype), column.endswith("kept")
+        path = column.partition(",")[0]
+        for (*sizes, rank), limit in limits.items():
+
+            def chosen(tokens, sizes=sizes, place=place, rank=rank):
+                return choose_path(tokens, *sizes, *place, rank)
+
+            assert chosen(limit) == (path if limit else WEIGHT)
+            if limit:
+                assert chosen(limit + 1) == (path if rank else WEIGHT)
+                assert chosen(limit - 1) == (WEIGHT if rank or limit == 1 else path)
+    assert choose_path(1, 8, 2000, 500, cpu, fp32, True) == FACTORED
+    assert choose_path(4096, 8, 2000, 500, cpu, fp32, True) == WEIGHT
+    assert choose_path(4096, 8, 2000, 500, cpu, fp32, False, 8) == BOUNDED_RANK
+    assert choose_path(0, 8, 2000, 500, cpu, fp32, True) == WEIGHT
+    for place in (("meta", fp32), (cpu, torch.float64)):
+        assert choose_path(1, 8, 2000, 500, *place, True) == WEIGHT
