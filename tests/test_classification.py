@@ -334,14 +334,31 @@ def test_another_tasks_checkpoint_is_refused(tmp_path, monkeypatch):
         predict([str(path)], tmp_path / "in.tsv")
 
 
-def test_too_few_labels(corpus, tmp_path):
-    (tmp_path / "train.tsv").write_text("a\tb\tyes\nc\td\tyes\n")
-    task = TSVClassificationTask(
-        SimpleNamespace(
-            data=str(tmp_path), text_columns="1,2", label_column=3, header=False,
-            labels=None, word_tokenizer="space", lowercase=False, vectors=None,
-            min_count=1, seed=1,
-        )
+def make_task(data, **options):
+    defaults = dict(
+        text_columns="1,2", label_column=3, header=False, labels=None,
+        word_tokenizer="space", lowercase=False, vectors=None, min_count=1, seed=1,
     )  # fmt: skip
+    return TSVClassificationTask(
+        SimpleNamespace(data=str(data), **{**defaults, **options})
+    )
+
+
+def test_too_few_labels(tmp_path):
+    (tmp_path / "train.tsv").write_text("a\tb\tyes\nc\td\tyes\n")
     with pytest.raises(DataError, match="train.tsv: all labels are 'yes'"):
-        _ = task.labels
+        _ = make_task(tmp_path).labels
+
+
+def test_words_that_spell_the_dictionarys_own_symbols_are_unknown(tmp_path):
+    (tmp_path / "train.tsv").write_text("<pad>\t<unk> a\tyes\n<s> b\tc\tno\n")
+    (tmp_path / "v.txt").write_text("<unk> 1 2\na 3 4\n<pad> 5 6\n")
+    task = make_task(tmp_path, vectors=tmp_path / "v.txt")
+    words = task.source_dictionary
+    dataset = task.load_dataset("train")
+    batch = dataset.collater([dataset[0], dataset[1]])["net_input"]
+    unknown, padding = words.unk(), words.pad()
+    b, c = words.index("b"), words.index("c")
+    assert batch["src_tokens"].tolist() == [[unknown, padding], [unknown, b]]
+    assert batch["pair_tokens"].tolist() == [[unknown, len(words) - 1], [c, padding]]
+    assert task.fixed_vectors.tolist() == [[3, 4]] and task.fixed_words == 1

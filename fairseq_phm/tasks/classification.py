@@ -200,16 +200,14 @@ class TSVClassificationTask(FairseqTask):
 
     def make_dataset(self, examples: Sequence[Example]) -> FairseqDataset:
         """Batches of padded word indices; rows of like length go together."""
-        dictionary = self.source_dictionary
         net_input, sizes = {}, []
         for name, sentences in zip(INPUTS, zip(*(e.sentences for e in examples))):
             tokens = [
-                torch.tensor([dictionary.index(word) for word in words])
-                for words in sentences
+                torch.tensor(list(map(self._index, words))) for words in sentences
             ]
             sizes.append(np.array([len(t) for t in tokens]))
             dataset = ListDataset(tokens, sizes[-1])
-            net_input[name] = RightPadDataset(dataset, pad_idx=dictionary.pad())
+            net_input[name] = RightPadDataset(dataset, self.source_dictionary.pad())
         first = net_input[INPUTS[0]]
         parts = {
             "id": IdDataset(),
@@ -226,6 +224,12 @@ class TSVClassificationTask(FairseqTask):
         order += [sizes[1], sizes[0] // 4] if len(sizes) > 1 else sizes
         nested = NestedDictionaryDataset(parts, sizes=[np.sum(sizes, axis=0)])
         return SortDataset(nested, sort_order=order)
+
+    def _index(self, word: str) -> int:
+        """Index of a word; of texts that spell <pad> and the like, the unknown word."""
+        index = self.source_dictionary.index(word)
+        unknown = self.source_dictionary.unk()
+        return index if index >= self.source_dictionary.nspecial else unknown
 
     def _read(self, split: str, labels: Optional[Sequence[str]]) -> List[Example]:
         path = split_file(self.cfg.data, split)
@@ -253,6 +257,7 @@ class TSVClassificationTask(FairseqTask):
         counts = Counter(
             word for e in train for sentence in e.sentences for word in sentence
         )
+        special = Dictionary().symbols
         vectors: Dict[str, np.ndarray] = {}
         width = 0
         if cfg.vectors:
@@ -263,11 +268,10 @@ class TSVClassificationTask(FairseqTask):
                 for sentence in example.sentences
                 for word in sentence
             }
-            vectors, width = read_vectors(cfg.vectors, seen)
+            vectors, width = read_vectors(cfg.vectors, seen.difference(special))
             if not vectors:
                 raise DataError(f"{cfg.vectors}: no vector for any word of {cfg.data}")
             self._vectors = torch.from_numpy(np.stack(list(vectors.values())))
-        special = Dictionary().symbols
         trained = [
             word
             for word, count in counts.most_common()

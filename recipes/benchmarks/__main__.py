@@ -1,6 +1,6 @@
 """Time and memory of PHM layers over dense ones, interleaved, in one run.
 
-python -m recipes.benchmarks [layer] [paths] [lstm] [memory] [--device cuda] [...]
+python -m recipes.benchmarks [layer] [paths] [lstm] [training] [decoding] [memory] [...]
 """
 
 from __future__ import annotations
@@ -16,10 +16,18 @@ from tabulate import tabulate
 from .layer import SIZES, layer, paths
 from .lstm import lstm
 from .memory import memory
+from .models import decoding, training
 from .plot import plot
 from .timing import Row
 
-BENCHMARKS = {"layer": layer, "paths": paths, "lstm": lstm, "memory": memory}
+BENCHMARKS = {
+    "layer": layer,
+    "paths": paths,
+    "lstm": lstm,
+    "training": training,
+    "decoding": decoding,
+    "memory": memory,
+}
 MODES = ("forward", "forward + backward")
 
 

@@ -1,0 +1,146 @@
+"""Whole models: a training step with Adam and clipping, and beam search."""
+
+from __future__ import annotations
+
+import argparse
+from types import SimpleNamespace
+from typing import Any, Callable, Dict, List
+
+import torch
+from fairseq import utils
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+)
+from fairseq.data import Dictionary
+from fairseq.models import ARCH_CONFIG_REGISTRY, MODEL_REGISTRY, BaseFairseqModel
+from fairseq.optim.adam import Adam
+from fairseq.sequence_generator import SequenceGenerator
+
+from .timing import Row, interleave, rows
+
+WORDS = 10_000
+LENGTH = 24
+"""Tokens of each source sentence and of each hypothesis."""
+BEAM = 5
+TRANSFORMER = "transformer, 512/2048, 6+6"
+LSTM = "lstm, 512, 1+1"
+
+
+class Vocabulary:
+    """What a model asks of a fairseq task."""
+
+    def __init__(self) -> None:
+        self.target_dictionary = self.source_dictionary = Dictionary()
+        for i in range(WORDS):
+            self.target_dictionary.add_symbol(f"w{i}")
+
+
+def training(options: argparse.Namespace) -> List[Row]:
+    """Rows for a step of the base Transformer: dense twin, its stock kin, PHM."""
+    task = Vocabulary()
+    calls: Dict[str, Callable[[], Any]] = {}
+    sources, targets = 32, 32 * LENGTH
+    batch = _batch(sources, options.device)
+    batch["net_input"]["prev_output_tokens"] = batch["net_input"]["src_tokens"]
+    sample = {**batch, "target": batch["net_input"]["src_tokens"], "ntokens": targets}
+    for name, model in _transformers(task, options).items():
+        calls[name] = _step(model.train(), sample, task, options)
+    about = {"benchmark": "training", "in x out": TRANSFORMER, "tokens": targets}
+    return rows(
+        interleave(calls, options), "dense", **about, mode="step with Adam, clipping"
+    )
+
+
+def decoding(options: argparse.Namespace) -> List[Row]:
+    """Rows for beam search with Transformer and LSTM, batches of 1, 8 and 32."""
+    task = Vocabulary()
+    families = {TRANSFORMER: _transformers, LSTM: _lstms}
+    result: List[Row] = []
+    for size, build in families.items():
+        models = {name: m.eval() for name, m in build(task, options).items()}
+        for sentences in (1, 8, 32):
+            batch = _batch(sentences, options.device)
+            calls = {n: _search(m, batch, task) for n, m in models.items()}
+            about = {"benchmark": "decoding", "in x out": size, "tokens": sentences}
+            times = interleave(calls, options)
+            result += rows(times, "dense", **about, mode=f"sentences, beam {BEAM}")
+    return result
+
+
+def _transformers(
+    task: Vocabulary, options: argparse.Namespace
+) -> Dict[str, BaseFairseqModel]:
+    models = {
+        f"n={n}" if n > 1 else "dense": _build(
+            "phm_transformer", task, options, phm_n=n
+        )
+        for n in (1, *options.n)
+    }
+    return {**models, "stock": _build("transformer", task, options)}
+
+
+def _lstms(
+    task: Vocabulary, options: argparse.Namespace
+) -> Dict[str, BaseFairseqModel]:
+    models = {"dense": _build("lstm", task, options)}
+    for n in options.n:
+        models[f"n={n}"] = _build("phm_lstm", task, options, phm_n=n)
+    return models
+
+
+def _build(
+    arch: str, task: Vocabulary, options: argparse.Namespace, **flags: Any
+) -> BaseFairseqModel:
+    args = SimpleNamespace(share_all_embeddings="transformer" in arch, **flags)
+    args.criterion = "cross_entropy"
+    ARCH_CONFIG_REGISTRY[arch](args)
+    torch.manual_seed(1)
+    model = MODEL_REGISTRY[arch].build_model(args, task)
+    return model.to(device=options.device, dtype=getattr(torch, options.dtype))
+
+
+def _batch(sentences: int, device: str) -> Dict[str, Any]:
+    torch.manual_seed(1)
+    tokens = torch.randint(4, WORDS, (sentences, LENGTH), device=device)
+    lengths = torch.full((sentences,), LENGTH, device=device)
+    return {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+
+
+def _step(
+    model: BaseFairseqModel,
+    sample: Dict[str, Any],
+    task: Vocabulary,
+    options: argparse.Namespace,
+) -> Callable[[], None]:
+    criterion = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)
+    parameters = list(model.parameters())
+    optimizer = Adam(parameters, lr=1e-4, betas=(0.9, 0.98))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss, size, _ = criterion(model, sample)
+        (loss / size).backward()
+        utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    return step
+
+
+def _search(
+    model: BaseFairseqModel, batch: Dict[str, Any], task: Vocabulary
+) -> Callable[[], None]:
+    generator = SequenceGenerator(
+        [model],
+        task.target_dictionary,
+        beam_size=BEAM,
+        min_len=LENGTH,
+        max_len_a=0,
+        max_len_b=LENGTH,
+    )
+
+    def search() -> None:
+        hypotheses = generator.generate([model], batch)
+        if {len(h["tokens"]) for beam in hypotheses for h in beam} != {LENGTH + 1}:
+            raise RuntimeError("hypotheses of different lengths cannot be compared")
+
+    return search
