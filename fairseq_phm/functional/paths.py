@@ -51,8 +51,8 @@ def _limit(
     path = BOUNDED_RANK if rule_rank else FACTORED
     column = f"{path}, {'kept' if kept else 'built'}"
     measured = CROSSOVERS.get((device, str(dtype).partition(".")[2], column), {})
-    if n == 1 or not measured:
-        return 0
+    if n == 1 or not measured or 2 * rule_rank > n * n:
+        return 0  # no more than n^2 / 2 products were measured
     here = (n, in_features, out_features, max(rule_rank, 1) / n**2)
 
     def distance(other: Tuple[int, ...]) -> float:

@@ -1,0 +1,59 @@
+"""The benchmark command, in a size that says nothing about speed."""
+
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+
+from recipes.benchmarks.peers import BroadcastKron, KronLoop
+
+pytest.importorskip("tabulate")
+
+
+def run(monkeypatch, module, *arguments):
+    monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
+    runpy.run_module(module, run_name="__main__", alter_sys=False)
+
+
+def test_all_benchmarks(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("recipes.benchmarks.lstm.LENGTH", 2)
+    monkeypatch.setattr("recipes.benchmarks.lstm.BATCH", 2)
+    sizes = ("--tokens", 1, 3, "--sizes", "16x32", "32x16", "--n", 2, 4)
+    files = ("--json", tmp_path / "figures.json", "--plot", tmp_path / "figure.png")
+    few = ("--rounds", 2, "--weights-mb", 0, "--threads", 1)
+    chosen = ("layer", "paths", "lstm")
+    run(monkeypatch, "recipes.benchmarks", *chosen, *sizes, *files, *few)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["dtype"] == "float32" and figures["threads"] == 1
+    rows = figures["rows"]
+    assert {row["benchmark"] for row in rows} == {"layer", "paths", "LSTM"}
+    assert {row["what"] for row in rows if row["benchmark"] == "layer"} == {
+        "dense",
+        "n=2",
+        "n=2 R=2",
+        "n=4",
+        "n=4 R=4",
+        "torch.kron loop n=4",
+        "broadcast kron n=4",
+    }
+    assert all(row["ratio"] > 0 and row["low"] <= row["high"] for row in rows)
+    assert all(row["ratio"] == 1 for row in rows if row["what"] == "dense")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert "16x32" in capsys.readouterr().out
+
+
+def test_peers_compute_the_same():
+    x = torch.randn(3, 8)
+    for peer in (KronLoop, BroadcastKron):
+        layer = peer(8, 12, 4)
+        expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+        torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "recipes.benchmarks", "speed")
+    assert "unknown speed: choose of layer, paths" in capsys.readouterr().err
