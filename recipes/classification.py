@@ -1,4 +1,4 @@
-"""Trains sentence classifiers with several seeds and tabulates their accuracies."""
+"""Trains sentence classifiers with several seeds and tests them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import json
 import re
 import shlex
-import statistics
 import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import torch
-from tabulate import tabulate
 
 from fairseq_phm.tasks import DataError
 from fairseq_phm.tasks.classification import split_file
 from fairseq_phm.tasks.tsv import numbered_lines
 
 from .options import parse_classification
+from .report import tables
 from .runner import (
     RunError,
     digest,
@@ -53,7 +52,7 @@ def main() -> None:
         sys.exit(f"{options.name}: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit(f"\n{options.name}: interrupted; the same command goes on")
-    report(results, json.loads(options.published))
+    print("\n" + "\n\n".join(tables(results)))
 
 
 def run(
@@ -96,6 +95,7 @@ def run(
         "seed": seed,
         "epochs": options.epochs,
         "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
+        "published": json.loads(options.published or "{}").get(model, []),
         **accuracies(predictions, test, flags, options.by_column),
         "valid_accuracy": best_valid_accuracy(folder / "train.log"),
         "training_seconds": seconds,
@@ -105,6 +105,8 @@ def run(
         **provenance(threads),
     }
     write_result(result, finished)
+    with (options.out / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
     return result
 
 
@@ -135,54 +137,6 @@ def best_valid_accuracy(log: Path) -> float:
     """The best validation accuracy that a training reported, in per cent."""
     found = re.findall(r'"valid_accuracy": "([\d.]+)"', log.read_text(encoding="utf-8"))
     return max(map(float, found))
-
-
-def report(results: List[Dict[str, Any]], published: Dict[str, List[Any]]) -> None:
-    """Print the table of all models, and the one by groups if there are any."""
-    by_model: Dict[str, List[Dict[str, Any]]] = defaultdict(list)
-    for result in results:
-        by_model[result["model"]].append(result)
-    rows, groups = [], []
-    for model, runs in by_model.items():
-        size, accuracy = published.get(model, ["", ""])
-        name = model if model.isalpha() else f"PHM n={model}"
-        rows.append(
-            {
-                "model": name,
-                "encoder parameters": f"{runs[0]['encoder_parameters']:,}",
-                "paper: size": size,
-                "runs": len(runs),
-                "valid": mean_and_spread([r["valid_accuracy"] for r in runs]),
-                "test accuracy": mean_and_spread([r["accuracy"] for r in runs]),
-                "paper: accuracy": accuracy,
-            }
-        )
-        groups.append(
-            {"model": name}
-            | {
-                f"{key} ({count:,})": mean_and_spread(
-                    [r["accuracy_by"][key] for r in runs]
-                )
-                for key, count in runs[0].get("rows_by", {}).items()
-            }
-        )
-    align = ["left"] + ["right"] * 6
-    print("\n" + tabulate(rows, headers="keys", colalign=align, disable_numparse=True))
-    epochs = sorted({result["epochs"] for result in results})
-    print(
-        "Accuracy in per cent, mean and standard deviation over the seeds; "
-        f"{' or '.join(map(str, epochs))} epochs, checkpoint of the best validation."
-    )
-    if any(len(group) > 1 for group in groups):
-        print("\nTest accuracy by number of attractors (rows):")
-        print(tabulate(groups, headers="keys", disable_numparse=True))
-
-
-def mean_and_spread(values: List[float]) -> str:
-    """Mean, and the sample's standard deviation when there are several values."""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def settings(rows, out, *more):
 def test_trains_tests_and_reports(rows, tmp_path):
     done = recipe(*settings(rows, tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
-    for text in ("dense", "PHM n=2", "400K", "94.8", "±", "2 epochs", "0 (10)"):
+    for text in ("dense", "PHM n=2", "400K", "94.80", "±", "2 epochs", "0 (10)"):
         assert text in done.stdout, done.stdout
     files = sorted((tmp_path / "Toy").glob("*/result.json"))
     assert len(files) == 4
