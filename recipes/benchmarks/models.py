@@ -16,6 +16,8 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, MODEL_REGISTRY, BaseFairseqMode
 from fairseq.optim.adam import Adam
 from fairseq.sequence_generator import SequenceGenerator
 
+import fairseq_phm  # noqa: F401, registers the models
+
 from .timing import Row, interleave, rows
 
 WORDS = 10_000
