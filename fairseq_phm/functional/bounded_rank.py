@@ -100,9 +100,10 @@ def _products(
     bias: Optional[Tensor],
     out: Optional[Tensor] = None,
 ) -> Tensor:
-    mixed = torch.matmul(w.t(), tokens)  # (token, r, column)
+    count = tokens.size(0)
+    mixed = torch.bmm(w.t().expand(count, -1, -1), tokens)  # (token, r, column)
     products = torch.bmm(mixed.transpose(0, 1), combined).transpose(0, 1)
-    mixing = v.expand(tokens.size(0), -1, -1)
+    mixing = v.expand(count, -1, -1)
     if bias is None:
         return torch.bmm(mixing, products, out=out)
     return torch.baddbmm(bias, mixing, products, out=out)
