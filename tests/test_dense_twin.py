@@ -83,7 +83,7 @@ def test_outputs_and_gradients(pair, task, training):
     )
     for parameter, gradient in zip(parameters.values(), expected):
         if gradient is not None:
-            torch.testing.assert_close(parameter.grad, gradient, atol=5e-4, rtol=1e-3)
+            torch.testing.assert_close(parameter.grad, gradient, atol=1e-4, rtol=1e-3)
     for name, parameter in model.named_parameters():
         if name in gradients:
             torch.testing.assert_close(

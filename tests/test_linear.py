@@ -73,7 +73,7 @@ def test_gradients_equal_those_of_the_dense_layer(layer):
         if grad is None:
             torch.testing.assert_close(parameter.grad, dense.bias.grad)
         else:
-            torch.testing.assert_close(parameter.grad, grad, atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(parameter.grad, grad)
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)

@@ -134,7 +134,7 @@ class SentenceClassifier(BaseFairseqModel):
             task.fixed_vectors,
             task.source_dictionary.pad(),
         )
-        return cls(
+        model = cls(
             words,
             cls.build_encoder(config, words, task),
             dim,
@@ -142,6 +142,8 @@ class SentenceClassifier(BaseFairseqModel):
             len(task.labels),
             config.dropout,
         )
+        model.args = config  # fairseq 0.12.2's criterion looks there
+        return model
 
 
 @dataclass
