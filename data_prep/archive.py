@@ -42,7 +42,7 @@ def opened(path: Path) -> Iterator[Callable[[str], IO[bytes]]]:
                     _check(path, entry.name, entry.isfile() or entry.isdir())
                 yield lambda name: _member(path, name, file.extractfile)
     except DAMAGED as error:
-        raise DataError(f"{path}: damaged archive ({error})") from None
+        raise DataError(f"{path}: damaged archive ({type(error).__name__})") from None
 
 
 def _check(path: Path, name: str, plain: bool) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from . import DataError
 from .text import Chunk, decode, in_parallel, read_chunks
 
-MARGIN = 20  # characters that the longer side may always have more, whatever the ratio
+MARGIN = 20  # characters: as much longer may a side be, whatever the ratio
 
 Cleaned = Tuple[List[bytes], CounterOf[str], CounterOf[str]]  # sides, dropped, repaired
 

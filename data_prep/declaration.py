@@ -64,7 +64,7 @@ class DataSet:
     # parallel text
     languages: Tuple[str, ...] = ()  # source, target
     subwords: int = 32000  # size of the shared vocabulary, at most
-    subword_sentences: int = 500_000  # sample that it is learned from, both sides
+    subword_sentences: int = 200_000  # sample that it is learned from, both sides
     max_characters: int = 1000  # of a side of a training pair
     max_ratio: float = 9.0  # of the characters of both sides
 

@@ -13,15 +13,16 @@ from urllib3.util import Retry
 from . import DataError
 from .workspace import sha256
 
-ATTEMPTS = 5  # connections for one file, when the server hangs up in the middle
+BUSY = (429, 500, 502, 503, 504)  # HTTP codes after which it is tried again
 SECONDS = 30  # without a byte until a connection counts as lost
 
 
 def download(url: str, path: Path, expected: str = "") -> str:
     """Download ``url`` to ``path`` unless it is there; its SHA-256 in hexadecimal.
 
-    An incomplete download stays as ``path.part`` and is continued by the next call,
-    unless the server has another version by then. ``path`` itself is whole or absent.
+    A broken connection is made again as long as bytes arrive. An incomplete download
+    stays as ``path.part`` and is continued by the next call, unless the server has
+    another version by then. ``path`` itself is whole or absent.
 
     Args:
         expected: the SHA-256 that the bytes must have; "" takes any.
@@ -34,18 +35,18 @@ def download(url: str, path: Path, expected: str = "") -> str:
         partial = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _session() as session:
-            for attempt in range(ATTEMPTS):
+            best = _size(partial)
+            while True:
                 try:
                     if _fetch(session, url, partial):
                         break
+                    reason = "the server hung up"
                 except requests.RequestException as error:
-                    if attempt == ATTEMPTS - 1 or getattr(error, "response", None):
-                        raise DataError(f"{url}: {_reason(error)}") from None
-            else:
-                raise DataError(
-                    f"{url}: broken off {ATTEMPTS} times, {partial.stat().st_size:,} "
-                    "bytes so far; the same command goes on"
-                )
+                    reason = _reason(error)
+                if _size(partial) <= best:
+                    so_far = f"; {best:,} bytes so far, to be continued" if best else ""
+                    raise DataError(f"{url}: {reason}{so_far}")
+                best = _size(partial)
         found = sha256(partial)
         if expected and found != expected:
             size = partial.stat().st_size
@@ -69,14 +70,14 @@ def _fetch(session: requests.Session, url: str, partial: Path) -> bool:
     """Append to ``partial`` what it lacks; whether it is complete then."""
     version = _version(partial)
     headers = {"Accept-Encoding": "identity"}
-    have = partial.stat().st_size if partial.is_file() and version.is_file() else 0
+    have = _size(partial) if version.is_file() else 0
     if have:
         headers["Range"] = f"bytes={have}-"
         headers["If-Range"] = version.read_text()
     with session.get(url, headers=headers, stream=True, timeout=SECONDS) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable:
             partial.unlink()
-            return False
+            return _fetch(session, url, partial)
         answer.raise_for_status()
         if answer.status_code != requests.codes.partial_content:
             have = 0
@@ -92,15 +93,21 @@ def _fetch(session: requests.Session, url: str, partial: Path) -> bool:
         ) as bar:  # fmt: skip
             for block in answer.iter_content(1 << 16):
                 bar.update(file.write(block))
-    return total is None or partial.stat().st_size == total
+    return total is None or _size(partial) == total
 
 
 def _session() -> requests.Session:
     session = requests.Session()
-    again = Retry(total=3, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504))
+    again = Retry(
+        total=2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)
+    )
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=again))
     return session
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _version(partial: Path) -> Path:

@@ -19,6 +19,7 @@ from .declaration import DataSet, Part
 from .text import ENDINGS, lines_of
 
 Row = Tuple[bytes, ...]  # a line of each side
+Lines = Iterable[bytes]
 
 
 def raw_files(folder: Path, sides: Sequence[str]) -> Dict[str, List[Path]]:
@@ -121,7 +122,7 @@ def _rows(
 
 
 def _parallel(
-    files: Sequence[Iterable[bytes]],
+    files: Sequence[Lines],
     names: Sequence[str],
     data_set: DataSet,
     part: Part,
@@ -135,13 +136,11 @@ def _parallel(
     for number, row in enumerate(sides, start=1):
         if None in row:
             ended = names[row.index(None)]
-            raise DataError(
-                f"{ended} ends before line {number}, the other side goes on"
-            )
+            raise DataError(f"{ended} ends before line {number} of the other side")
         yield row
 
 
-def _wit3(lines: Iterable[bytes]) -> Iterator[bytes]:
+def _wit3(lines: Lines) -> Iterator[bytes]:
     """Sentences of a TED file as in the IWSLT campaigns: in ``<seg>`` or untagged."""
     for line in lines:
         line = line.strip()
@@ -153,9 +152,7 @@ def _wit3(lines: Iterable[bytes]) -> Iterator[bytes]:
             yield tag[2].strip()
 
 
-def _table(
-    file: Iterable[bytes], name: str, data_set: DataSet, part: Part
-) -> Iterator[Row]:
+def _table(file: Lines, name: str, data_set: DataSet, part: Part) -> Iterator[Row]:
     """Rows of a tab-separated file; with a header, the columns that are asked for."""
     lines = iter(file)
     if not part.fields:

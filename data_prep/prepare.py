@@ -116,7 +116,7 @@ def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int)
         "subwords",
         {path.name: path for path in train},
         {"size": size, "sentencepiece": version("sentencepiece")},
-        lambda out: subwords.train_subwords(train, out, *size),
+        lambda out: text.in_own_process(subwords.train_subwords, train, out, *size),
         [subwords],
     )
     model, dictionary = learned / "model", learned / "dict.txt"

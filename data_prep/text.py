@@ -13,6 +13,7 @@ import zlib
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, List, NamedTuple, Sequence
@@ -136,7 +137,7 @@ def in_parallel(
     if workers == 1 or len(first) == 1:
         yield from map(work, chain(first, jobs))
         return
-    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
+    with _processes(workers) as pool:
         waiting: deque = deque()
         try:
             for job in chain(first, jobs):
@@ -145,10 +146,23 @@ def in_parallel(
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise DataError("a worker process was killed: out of memory?") from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def in_own_process(work: Callable[..., Result], *arguments: object) -> Result:
+    """``work(*arguments)`` in a process that takes its memory with it when it ends."""
+    with _processes(1) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    try:
+        with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
+            yield pool
+    except BrokenProcessPool:
+        raise DataError("a worker process was killed: out of memory?") from None
 
 
 def _end_with_parent() -> None:

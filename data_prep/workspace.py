@@ -203,9 +203,9 @@ def _summary(result: Mapping[str, Any]) -> str:
         if not isinstance(value, dict):
             parts.append(f"{key} {value}")
             continue
-        words = [f"{k} {v:,}" for k, v in value.items() if not isinstance(v, dict)]
+        words = [f"{k} {v:,}" for k, v in value.items() if isinstance(v, (int, float))]
         for kind in ("dropped", "repaired"):
             found = ", ".join(f"{k} {v:,}" for k, v in value.get(kind, {}).items())
             words += [f"{kind}: {found}"] if found else []
-        parts.append(f"{key} {', '.join(words)}")
+        parts += [f"{key} {', '.join(words)}"] if words else []
     return "; ".join(parts)
