@@ -165,11 +165,11 @@ def test_unchanged_steps_are_skipped(raw, tmp_path):
     assert steps() == {"clean", "encoded", "bin"}
     assert manifest(out)["counts"]["valid"] == 10
     assert steps(max_ratio=3.0) == {"clean"}
-    assert steps(subword_sentences=20, max_ratio=3.0) >= {"subwords"}
+    assert steps(subword_sentences=110, max_ratio=3.0) >= {"subwords"}
 
 
 def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
-    write_pairs(tmp_path / "raw", {**SIZES, "train": 25000})
+    write_pairs(tmp_path / "raw", {**SIZES, "train": 10100})
     made = []
     for workers in (1, 3):
         out = tmp_path / f"out{workers}"
@@ -180,7 +180,7 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
 
 
 def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path):
-    write_pairs(tmp_path / "raw", {**SIZES, "train": 30000})
+    write_pairs(tmp_path / "raw", {**SIZES, "train": 12000})
     out, whole = tmp_path / "out", tmp_path / "whole"
     arguments = ("--raw", tmp_path / "raw", *PAIR, "--workers", "2", "--out")
     for seconds in (0.3, 0.5, 0.7, 1.0, 1.5, 4.0):
@@ -221,13 +221,15 @@ clean.clean_pairs(files, sides, out, 1000, 9.0, 2)
 subwords.train_subwords([out / f"train.{side}" for side in sides], out, 40, 20000)
 (out / "encoded").mkdir()
 subwords.encode(out, sides, out / "model", out / "encoded", 2)
-for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-    print(resource.getrusage(who).ru_maxrss)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+# Its own maximum would include that of the process it was started by.
+print(*(line.split()[1] for line in open("/proc/self/status") if line[:5] == "VmHWM"))
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
-    """Peak of any process, of the steps before fairseq-preprocess."""
+    """Peak of any process (KiB), in the steps before fairseq-preprocess."""
     peaks = []
     for size in (30_000, 300_000):
         raw, out = tmp_path / f"raw{size}", tmp_path / f"out{size}"
@@ -238,7 +240,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
         peaks.append(max(map(int, done.stdout.split())))
-    assert peaks[1] < 1.15 * peaks[0]
+    assert peaks[1] < 1.15 * peaks[0] < 200_000
 
 
 LONG = "a\n" * 10 + "b " * 1400 + "\n"
@@ -267,7 +269,7 @@ BAD_PAIRS = {
         r"raw/train.yy:2: the line is not UTF-8",
     ),
     "UTF-16": (
-        lambda c: (c / "train.yy").write_bytes(("a\n" * 60).encode("utf-16")),
+        lambda c: (c / "train.yy").write_bytes(("a\n" * 59 + "a").encode("utf-16")),
         r"raw/train.yy:1: the line has a NUL byte",
     ),
     "NUL byte": (
@@ -279,8 +281,10 @@ BAD_PAIRS = {
         r"raw/train.xx: no pair without an empty side",
     ),
     "all lopsided": (
-        lambda c: (c / "train.xx").write_text("a b c d e f g h i j k l\n" * 60)
-        or (c / "train.yy").write_text("a\n" * 60),
+        lambda c: [
+            (c / "train.xx").write_text("a b c d e f g h i j k l\n" * 60),
+            (c / "train.yy").write_text("a\n" * 60),
+        ],
         r"raw/train.xx: no pair left, dropped: ratio 60",
     ),
     "too long a test line": (
@@ -405,7 +409,7 @@ def test_bad_options_and_declarations(raw, tmp_path):
         ('title = "x"\nkind = "table"\nlang = "x"', "unknown key 'lang'"),
         ('title = "x"\nkind = 3', "kind = 3 is not of type str"),
         ('title = "x"', "missing 1 required positional argument: 'kind'"),
-        ("title", "at line 1"),
+        ("title", "Expected '=' after a key"),
     ):
         file.write_text(text)
         error = last(file, "--raw", raw, "--out", tmp_path / "out")
