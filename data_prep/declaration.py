@@ -58,8 +58,8 @@ class DataSet:
     licence: str = "unknown"
     note: str = ""
     parts: Tuple[Part, ...] = ()  # none: only from files on disk
-    hold_out: Tuple[str, ...] = ()  # splits that are taken from the training lines ...
-    hold_out_every: int = 0  # ... in turns: of so many lines one for each of them
+    hold_out: Tuple[str, ...] = ()  # splits that are taken from the training lines:
+    hold_out_every: int = 0  # the first one gets lines N, 2N, ..., the second N+1, ...
 
     # parallel text
     languages: Tuple[str, ...] = ()  # source, target

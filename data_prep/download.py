@@ -98,9 +98,7 @@ def _fetch(session: requests.Session, url: str, partial: Path) -> bool:
 
 def _session() -> requests.Session:
     session = requests.Session()
-    again = Retry(
-        total=2, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)
-    )
+    again = Retry(total=2, backoff_factor=0.5, status_forcelist=BUSY)
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=again))
     return session

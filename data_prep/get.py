@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -84,7 +85,8 @@ def fetch(data_set: DataSet, downloads: Path, out: Path) -> Dict[str, Any]:
             for split in SPLITS
         }
         for part in data_set.parts:
-            for number, row in enumerate(_rows(data_set, part, downloads, seen)):
+            rows = _rows(data_set, part, downloads, seen)
+            for number, row in enumerate(rows, start=1):
                 split = _split(data_set, part.split, number)
                 for file, line in zip(files[split], row):
                     file.write(line.rstrip(b"\n") + b"\n")
@@ -98,15 +100,17 @@ def _rows(
     if part.mtdata:
         yield from _mtdata(part.mtdata)
     elif part.sacrebleu:
-        yield from _sacrebleu(part.sacrebleu, data_set.languages)
+        yield from _sacrebleu(data_set, part)
     else:
+        from .download import download
+
         urls = part.urls or (part.archive,)
         checksums = part.sha256 or ("",) * len(urls)
         paths = []
         for url, expected in zip(urls, checksums):
-            from .download import download
-
-            paths.append(downloads / Path(urlparse(url).path).name)
+            # The hash tells files of one name apart; the name keeps its ending.
+            name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-"
+            paths.append(downloads / (name + Path(urlparse(url).path).name))
             found = download(url, paths[-1], expected)
             if not expected and url not in seen:
                 print(f"{url}: SHA-256 {found}; none is declared to compare it with")
@@ -184,7 +188,7 @@ def _agreement(row: Sequence[bytes], where: str) -> List[bytes]:
 
 
 def _split(data_set: DataSet, split: str, number: int) -> str:
-    """Where a line goes: every so-manieth training line into a held-out split."""
+    """Where a line of a part goes (``number`` from 1): some are held out."""
     if split == "train" and data_set.hold_out:
         turn = number % data_set.hold_out_every
         return dict(enumerate(data_set.hold_out)).get(turn, "train")
@@ -218,16 +222,16 @@ def _mtdata(name: str) -> Iterator[Row]:
         raise DataError(f"mtdata echo {name} failed: {' '.join(said[-1:])}")
 
 
-def _sacrebleu(name: str, languages: Sequence[str]) -> Iterator[Row]:
+def _sacrebleu(data_set: DataSet, part: Part) -> Iterator[Row]:
     from sacrebleu import get_reference_files, get_source_file
 
-    pair = "-".join(languages)
+    name, pair = part.sacrebleu, "-".join(data_set.languages)
     try:
         paths = [get_source_file(name, pair), get_reference_files(name, pair)[0]]
     except (Exception, SystemExit) as error:  # sacrebleu passes on many kinds
         raise DataError(f"sacrebleu {name} {pair}: {error}".splitlines()[0]) from None
     with open(paths[0], "rb") as source, open(paths[1], "rb") as target:
-        yield from zip(source, target)
+        yield from _parallel([source, target], paths, data_set, part)
 
 
 def _generate(data_set: DataSet, out: Path) -> Dict[str, Any]:
