@@ -14,7 +14,17 @@ setup(
     install_requires=["numpy", "torch>=2.0", "sentencepiece", "sacrebleu"],
     extras_require={
         "fairseq": ["fairseq-fixed==0.12.3.1"],
-        "recipes": ["babel", "matplotlib", "nltk", "num2words", "tabulate", "tqdm"],
+        "recipes": [
+            "babel",
+            "filelock",
+            "matplotlib",
+            "nltk",
+            "num2words",
+            "requests",
+            "tabulate",
+            "tomli; python_version < '3.11'",
+            "tqdm",
+        ],
         "test": ["pytest", "ruff"],
     },
 )

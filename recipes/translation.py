@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -13,9 +14,10 @@ from sacrebleu.metrics import BLEU
 from tabulate import tabulate
 from tqdm import tqdm
 
-from data_prep import SPLITS
-from data_prep.cldr import write_corpus
-from data_prep.parallel import DataError, binarize, read_lines
+from data_prep import SPLITS, DataError
+from data_prep.declaration import DataSet, load
+from data_prep.prepare import prepare as prepare_data
+from data_prep.text import read_lines
 from fairseq_phm import count_parameters
 
 from .options import ROOT, parse_quickstart
@@ -52,33 +54,35 @@ def main() -> None:
 
 
 def prepare(options: argparse.Namespace) -> Path:
-    """Folder with the binarised corpus, made unless it is there."""
+    """Folder with the prepared corpus, made unless it is there."""
     pair = f"{options.src}-{options.tgt}"
     if options.train:
-        prefixes = {split: getattr(options, split) for split in SPLITS}
-        files = [
-            Path(f"{prefix}.{language}").absolute()
-            for prefix in prefixes.values()
-            for language in (options.src, options.tgt)
+        data_set = DataSet(pair, "own files", "parallel")
+        raw = {
+            split: [
+                Path(f"{getattr(options, split)}.{language}").absolute()
+                for language in (options.src, options.tgt)
+            ]
+            for split in SPLITS
+        }
+        stamp: Any = [
+            (str(file), file.stat().st_size, file.stat().st_mtime_ns)
+            for files in raw.values()
+            for file in files
         ]
-        stamp: Any = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     else:
-        corpus = options.out / f"cldr-{pair}-seed{options.seed}"
-        prefixes = {split: str(corpus / split) for split in SPLITS}
-        stamp = f"cldr {options.seed}"
-        if not corpus.is_dir():
-            step(f"Writing the demo corpus {corpus}")
-            write_corpus(options.src, options.tgt, corpus, seed=options.seed)
+        data_set, raw, stamp = load("cldr"), None, f"cldr {options.seed}"
+    data_set = replace(
+        data_set,
+        languages=(options.src, options.tgt),
+        subwords=options.vocab_size,
+        seed=options.seed,
+    )
     stamp = [stamp, options.vocab_size, options.seed]
     data = options.out / f"data-{pair}-{digest(stamp)}"
-    if data.is_dir():
-        step(f"Using {data}")
-    else:
-        step(f"Subwords and fairseq-preprocess into {data}")
-        binarize(
-            prefixes, options.src, options.tgt, data, options.vocab_size, options.seed
-        )
-    counts = json.loads((data / "counts.json").read_text())
+    step(f"Using {data}" if (data / "manifest.json").is_file() else f"Preparing {data}")
+    manifest = prepare_data(data_set, data, raw)
+    counts = {"dropped": sum(manifest["dropped"].values()), **manifest["counts"]}
     print("Sentence pairs: " + ", ".join(f"{k} {v:,}" for k, v in counts.items()))
     return data
 
@@ -123,9 +127,9 @@ def run(
         step(f"{name}: using {finished}")
         return json.loads(finished.read_text())
     step(f"{name}: training")
-    seconds = train(name, data, folder, flags, updates=options.updates)
+    seconds = train(name, data / "bin", folder, flags, updates=options.updates)
     hypotheses, decoding = translate(name, data, folder, options)
-    references = read_lines(data / f"raw.test.{options.tgt}")
+    references = read_lines(data / "clean" / f"test.{options.tgt}")
     if len(hypotheses) != len(references):
         raise RunError(
             f"{folder}: {len(hypotheses)} hypotheses for {len(references)} test lines"
@@ -156,7 +160,8 @@ def translate(
 ) -> tuple[List[str], float]:
     """fairseq-generate on the test set: hypotheses in order, and its seconds."""
     command = [
-        tool("fairseq-generate"), str(data), "--user-dir", str(ROOT / "fairseq_phm"),
+        tool("fairseq-generate"), str(data / "bin"),
+        "--user-dir", str(ROOT / "fairseq_phm"),
         "--source-lang", options.src, "--target-lang", options.tgt,
         "--path", str(folder / "checkpoint_best.pt"), "--gen-subset", "test",
         "--beam", str(options.beam), "--remove-bpe", "sentencepiece",
@@ -164,7 +169,7 @@ def translate(
         "--required-batch-size-multiple", "1",
     ]  # fmt: skip
     step(f"{name}: translating the test set")
-    lines = len(read_lines(data / f"raw.test.{options.src}"))
+    lines = len(read_lines(data / "clean" / f"test.{options.src}"))
     found: Dict[int, str] = {}
     seconds = 0.0
     with tqdm(total=lines, unit="sentence", desc=name) as bar:

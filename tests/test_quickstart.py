@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.parallel import DataError, binarize, read_lines, read_pairs
+from data_prep.text import read_lines
 from recipes.translation import without_phm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,7 +158,7 @@ def test_bad_files_end_in_one_line(corpus, spoil, message):
     assert code == 1
     last = err.strip().splitlines()
     assert len(last) == 1 and re.search(message, last[0]), err
-    assert not list(corpus.glob("runs/data-*"))
+    assert not list(corpus.glob("runs/data-*/manifest.json"))
 
 
 @pytest.mark.parametrize(
@@ -184,29 +184,3 @@ def test_demo_refuses_unknown_languages():
     )  # fmt: skip
     assert done.returncode == 2
     assert "demo corpus has the languages" in done.stderr.splitlines()[-1]
-
-
-def test_binarize_counts_and_keeps_lines(tmp_path):
-    write_pairs(tmp_path, {"train": 30, "valid": 5, "test": 5})
-    with (tmp_path / "train.xx").open("a") as file:
-        file.write("a b\r\n\n")
-    with (tmp_path / "train.yy").open("a") as file:
-        file.write("\nb\n")
-    (tmp_path / "test.xx").write_bytes(b"\xef\xbb\xbfa\r\n\nb\xe2\x80\xa8c\nd\ne\n")
-    prefixes = {split: str(tmp_path / split) for split in ("train", "valid", "test")}
-    counts = binarize(prefixes, "xx", "yy", tmp_path / "data", 40, 1)
-    assert counts == {"dropped": 2, "train": 30, "valid": 5, "test": 5}
-    assert read_lines(tmp_path / "data" / "raw.test.xx") == [
-        "a",
-        "",
-        "b\u2028c",
-        "d",
-        "e",
-    ]
-    subwords = (tmp_path / "data" / "subwords.test.xx").read_bytes()
-    assert subwords.count(b"\n") == 5
-    assert not (tmp_path / "data.partial").exists()
-    with pytest.raises(DataError, match="both 'xx'"):
-        binarize(prefixes, "xx", "xx", tmp_path / "other", 40, 1)
-    with pytest.raises(DataError, match="nowhere.xx"):
-        read_pairs(str(tmp_path / "nowhere"), "xx", "yy")

@@ -1,0 +1,115 @@
+"""Command line of the data preparation: ``python -m data_prep --help``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+EXAMPLES = """examples:
+  python -m data_prep --list
+  python -m data_prep iwslt15-en-vi
+  python -m data_prep iwslt14-de-en --raw FOLDER --out runs/data/de-en
+  python -m data_prep --raw FOLDER --src en --tgt cs --vocab-size 16000
+
+FOLDER has train, valid (or dev) and test, one sentence a line: train.en, train.cs, ...
+or train.tsv, ... for tables; plain, .gz or .xz. A second call skips what has not
+changed, an interrupted one goes on."""
+
+
+def main() -> None:
+    """Run the command; errors end in one line and exit code 1."""
+    try:
+        _run(_arguments())
+    except ModuleNotFoundError as error:
+        sys.exit(f"data_prep: no module {error.name}: pip install '.[recipes]'")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"data_prep: {where}{error.strerror}")
+    except KeyboardInterrupt:
+        print("\ndata_prep: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep",
+        description="Downloads or reads a data set, cleans it and makes what fairseq "
+        "trains on.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("data_set", nargs="?", help="name (see --list), or path of a .toml file")
+    add("--list", action="store_true", help="the declared data sets")
+    add(
+        "--raw",
+        type=Path,
+        metavar="FOLDER",
+        help="files on disk, no download",
+    )
+    add("--out", type=Path, metavar="FOLDER", help="default: runs/data/NAME")
+    add("--src", metavar="LANGUAGE", help="source: any with --raw; also turns a pair")
+    add("--tgt", metavar="LANGUAGE", help="target")
+    add("--vocab-size", type=int, metavar="N", help="subwords, instead of the declared")
+    add("--seed", type=int, help="of the demo corpus; the rest needs none")
+    add("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    options = parser.parse_args()
+    if not (options.list or options.data_set or options.raw):
+        parser.error("a data set, --raw or --list is needed")
+    if bool(options.src) != bool(options.tgt):
+        parser.error("--src and --tgt go together")
+    if not (options.list or options.data_set or options.src):
+        parser.error("--raw without a data set needs --src and --tgt")
+    if options.src and options.src == options.tgt:
+        parser.error(f"--src and --tgt are both {options.src}")
+    for name in ("vocab_size", "workers"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return options
+
+
+def _run(options: argparse.Namespace) -> None:
+    from . import DataError, declaration
+    from .get import raw_files
+    from .prepare import prepare
+
+    try:
+        if options.list:
+            for name in declaration.names():
+                print(_line(declaration.load(name)))
+            return
+        if options.data_set:
+            data_set = declaration.load(options.data_set)
+        else:
+            name = f"{options.src}-{options.tgt}"
+            data_set = declaration.DataSet(name, f"{options.raw}", "parallel")
+        changes = {
+            "subwords": options.vocab_size,
+            "seed": options.seed,
+            "languages": options.src and (options.src, options.tgt),
+        }
+        data_set = replace(data_set, **{k: v for k, v in changes.items() if v})
+        out = options.out or Path("runs") / "data" / data_set.name
+        raw = None
+        if options.raw:
+            raw = raw_files(options.raw, data_set.languages or ("tsv",))
+        command = shlex.join(["python", "-m", "data_prep", *sys.argv[1:]])
+        manifest = prepare(data_set, out, raw, options.workers, command)
+    except DataError as error:
+        sys.exit(f"data_prep: {error}")
+    counts = ", ".join(f"{split} {n:,}" for split, n in manifest["counts"].items())
+    print(f"{out / 'manifest.json'}: {counts}")
+
+
+def _line(data_set) -> str:
+    parts = "--raw only" if not data_set.parts else ""
+    what = "-".join(data_set.languages) or ", ".join(data_set.labels)
+    return f"{data_set.name:18} {what:38} {data_set.title}  {parts}".rstrip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Reads members of .zip and .tar archives; nothing is written by an archive's names."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import tarfile
+import zipfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Callable, Iterator
+
+from . import DataError
+
+SYMLINK = 0o120000  # Unix file type in a zip entry's attributes
+FILE_TYPE = 0o170000
+DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
+    EOFError,
+)  # fmt: skip
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Callable[[str], IO[bytes]]]:
+    """Check the whole archive, then give a function that opens a member by its name.
+
+    Raises:
+        DataError: a damaged archive, or one with an absolute path, a path that climbs
+            out of its folder, a link or a device; no such member.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                for entry in file.infolist():
+                    kind = entry.external_attr >> 16 & FILE_TYPE
+                    _check(path, entry.filename, kind != SYMLINK)
+                yield lambda name: _member(path, name, file.open)
+        else:
+            with tarfile.open(path) as file:
+                for entry in file:
+                    _check(path, entry.name, entry.isfile() or entry.isdir())
+                yield lambda name: _member(path, name, file.extractfile)
+    except DAMAGED as error:
+        raise DataError(f"{path}: damaged archive ({type(error).__name__})") from None
+
+
+def _check(path: Path, name: str, plain: bool) -> None:
+    member = PurePosixPath(name.replace("\\", "/"))
+    if member.is_absolute() or ".." in member.parts or ":" in name[:2]:
+        raise DataError(f"{path}: the member {name!r} climbs out of its folder")
+    if not plain:
+        raise DataError(f"{path}: the member {name!r} is a link or a device")
+
+
+def _member(path: Path, name: str, read: Callable[[str], IO[bytes]]) -> IO[bytes]:
+    try:
+        return read(name)
+    except KeyError:
+        raise DataError(f"{path}: the archive has no member {name!r}") from None

@@ -1,0 +1,114 @@
+"""Raw text -> clean text: UTF-8, NFC, no empty, over-long or lopsided pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Counter as CounterOf
+
+from tqdm import tqdm
+
+from . import DataError
+from .text import Chunk, decode, in_parallel, read_chunks
+
+MARGIN = 20  # characters: as much longer may a side be, whatever the ratio
+
+Cleaned = Tuple[List[bytes], CounterOf[str], CounterOf[str]]  # sides, dropped, repaired
+
+
+def clean_pairs(
+    files: Mapping[str, Sequence[Path]],
+    languages: Sequence[str],
+    out: Path,
+    max_characters: int,
+    max_ratio: float,
+    workers: int,
+) -> Dict[str, Any]:
+    """Write ``out/SPLIT.LANGUAGE``, UTF-8 in NFC with Unix line ends.
+
+    Training pairs are dropped when a side is empty, has more than ``max_characters``
+    or more than ``max_ratio`` times the characters of the other side (a difference of
+    up to ``MARGIN`` characters is always fine). Other splits keep every line.
+
+    Args:
+        files: split -> its two files.
+
+    Returns:
+        split -> number of ``pairs``; what was ``dropped`` and ``repaired``, by kind.
+
+    Raises:
+        DataError: see :func:`data_prep.text.read_chunks` and
+            :func:`data_prep.text.decode`; no pair is left.
+    """
+    limits = (max_characters, max_ratio)
+    report = {}
+    for split, paths in files.items():
+        work = partial(_clean_pairs, limits=limits if split == "train" else None)
+        names = [f"{split}.{language}" for language in languages]
+        report[split] = clean_split(work, paths, [out / n for n in names], workers)
+    return report
+
+
+def clean_split(
+    work: Any, paths: Sequence[Path], outs: Sequence[Path], workers: int
+) -> Dict[str, Any]:
+    """Write what ``work`` makes of each chunk; counts as in :func:`clean_pairs`."""
+    pairs, dropped, repaired = 0, Counter(), Counter()
+    files = [out.open("wb") for out in outs]
+    try:
+        with tqdm(unit=" lines", desc=f"clean {outs[0].name}", disable=None) as bar:
+            for sides, lost, mended in in_parallel(work, read_chunks(paths), workers):
+                for file, text in zip(files, sides):
+                    file.write(text)
+                kept = sides[0].count(b"\n")
+                pairs += kept
+                dropped += lost
+                repaired += mended
+                bar.update(kept + sum(lost.values()))
+    finally:
+        for file in files:
+            file.close()
+    if not pairs:
+        why = "without an empty side"
+        if set(dropped) != {"empty"}:
+            why = "left, dropped: " + ", ".join(f"{k} {v}" for k, v in dropped.items())
+        raise DataError(f"{paths[0]}: no pair {why}")
+    return {"pairs": pairs, "dropped": dict(dropped), "repaired": dict(repaired)}
+
+
+def _clean_pairs(chunk: Chunk, limits: Tuple[int, float]) -> Cleaned:
+    kept: List[List[str]] = [[], []]
+    dropped: CounterOf[str] = Counter()
+    repaired: CounterOf[str] = Counter()
+    for number, lines in enumerate(zip(*chunk.sides), start=chunk.first):
+        pair = [
+            decode(line, path, number, repaired)
+            for line, path in zip(lines, chunk.paths)
+        ]
+        reason = limits and _reason_to_drop(*pair, *limits)
+        if reason:
+            dropped[reason] += 1
+        else:
+            for side, text in zip(kept, pair):
+                side.append(text)
+    return [_joined(side) for side in kept], dropped, repaired
+
+
+def _reason_to_drop(source: str, target: str, most: int, ratio: float) -> str:
+    if is_empty(source) or is_empty(target):
+        return "empty"
+    shorter, longer = sorted((len(source), len(target)))
+    if longer > most:
+        return "too long"
+    return "ratio" if longer > ratio * shorter and longer > shorter + MARGIN else ""
+
+
+def is_empty(text: str) -> bool:
+    """Whether a text has nothing but spaces and invisible characters."""
+    return not any(char.isprintable() and not char.isspace() for char in text)
+
+
+def _joined(lines: List[str]) -> bytes:
+    return "".join(line + "\n" for line in lines).encode()

@@ -1,0 +1,147 @@
+"""What a data set is: reads the declarative files in ``data_prep/datasets/``.
+
+They are TOML: Python reads it by itself (from 3.11 on), a value has one type, and a
+language code such as ``no`` stays a language code, which YAML takes for false.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Tuple, Type, TypeVar
+
+from . import SPLITS, DataError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent / "datasets"
+KINDS = ("parallel", "table")
+FORMATS = ("lines", "wit3", "table", "agreement")
+
+Declared = TypeVar("Declared")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where some lines of a split come from: exactly one of the first five fields.
+
+    Parts of a split follow each other in the order of the file.
+    """
+
+    split: str
+    mtdata: str = ""  # id of a data set that mtdata knows, columns as in ``languages``
+    sacrebleu: str = ""  # name of a test set that sacrebleu knows
+    urls: Tuple[str, ...] = ()  # one file a side
+    archive: str = ""  # URL of a .zip, .tar.gz, .tgz, ...
+    generator: str = ""  # "cldr": written by this project
+    sha256: Tuple[str, ...] = ()  # of each URL; left out where nobody has published it
+    members: Tuple[Tuple[str, ...], ...] = ()  # of the archive: rows of one file a side
+    format: str = "lines"  # see ``FORMATS`` and data_prep/get.py
+    fields: Tuple[str, ...] = ()  # of a table with a header: its names for ``columns``
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A declared data set.
+
+    ``note`` says what is known and what is not: of sources, checksums, and of how it
+    compares with the data that the paper used.
+    """
+
+    name: str
+    title: str
+    kind: str  # see ``KINDS``
+    licence: str = "unknown"
+    note: str = ""
+    parts: Tuple[Part, ...] = ()  # none: only from files on disk
+    hold_out: Tuple[str, ...] = ()  # splits that are taken from the training lines:
+    hold_out_every: int = 0  # the first one gets lines N, 2N, ..., the second N+1, ...
+
+    # parallel text
+    languages: Tuple[str, ...] = ()  # source, target
+    subwords: int = 32000  # size of the shared vocabulary, at most
+    subword_sentences: int = 200_000  # sample that it is learned from, both sides
+    max_characters: int = 1000  # of a side of a training pair
+    max_ratio: float = 9.0  # of the characters of both sides
+
+    # tables of texts with a label
+    columns: Tuple[str, ...] = ()  # texts, then "label", then anything else
+    labels: Tuple[str, ...] = ()
+    drop_labels: Tuple[str, ...] = ()  # rows with these are left out, and counted
+
+    seed: int = 1  # of the generator
+
+
+def names() -> List[str]:
+    """Names of the declared data sets."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name: str) -> DataSet:
+    """The data set of this name, or of a TOML file with this path.
+
+    Raises:
+        DataError: neither is there, or the file says something unknown or incomplete.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        declared = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(names())
+        raise DataError(f"no data set {name!r}; declared are {known}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from None
+    parts = tuple(_made(Part, part, path) for part in declared.pop("parts", []))
+    data_set = _made(DataSet, {**declared, "name": path.stem, "parts": parts}, path)
+    _check(data_set, path)
+    return data_set
+
+
+def _made(kind: Type[Declared], values: Mapping[str, Any], path: Path) -> Declared:
+    known = {field.name: field for field in fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise DataError(f"{path}: unknown key {key!r} (known: {', '.join(known)})")
+        wanted = known[key].type.partition("[")[0]
+        found = {"list": "Tuple", "tuple": "Tuple"}.get(type(value).__name__)
+        found = found or type(value).__name__
+        if found != wanted and (found, wanted) != ("int", "float"):
+            raise DataError(
+                f"{path}: {key} = {value!r} is not of type {known[key].type}"
+            )
+    try:
+        return kind(**{key: _frozen(value) for key, value in values.items()})
+    except TypeError as error:
+        raise DataError(f"{path}: {str(error).partition(' ')[2]}") from None
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _check(data_set: DataSet, path: Path) -> None:
+    """Refuse what would fail later, or silently give something else."""
+    faults: Dict[str, bool] = {
+        f"kind is one of {', '.join(KINDS)}": data_set.kind not in KINDS,
+        "a parallel text has two languages": data_set.kind == "parallel"
+        and len(set(data_set.languages)) != 2,
+        "the columns of a table have a label": data_set.kind == "table"
+        and "label" not in data_set.columns,
+    }
+    for part in data_set.parts:
+        sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
+        faults[f"split {part.split!r} is one of {', '.join(SPLITS)}"] = (
+            part.split not in SPLITS
+        )
+        faults[f"format {part.format!r} is one of {', '.join(FORMATS)}"] = (
+            part.format not in FORMATS
+        )
+        faults["a part has one source"] = sum(map(bool, sources)) != 1
+        faults["an archive has members"] = bool(part.archive) != bool(part.members)
+    for rule, broken in faults.items():
+        if broken:
+            raise DataError(f"{path}: {rule}")

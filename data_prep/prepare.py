@@ -1,0 +1,172 @@
+"""All steps of a data set in their order: get, clean, subwords, encode, binarize."""
+
+from __future__ import annotations
+
+import os
+import platform
+import unicodedata
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Sequence
+
+from . import SPLITS, archive, binarize, clean, get, subwords, table, text
+from .declaration import DataSet
+from .workspace import Workspace
+
+PACKAGES = ("fairseq-fixed", "fairseq", "sentencepiece", "sacrebleu", "mtdata")
+GENERATORS = ("babel", "num2words")  # the text of the demo corpus depends on them
+
+Files = Mapping[str, Sequence[Path]]
+
+
+def prepare(
+    data_set: DataSet,
+    out: Path,
+    raw: Optional[Files] = None,
+    workers: Optional[int] = None,
+    command: str = "",
+) -> Dict[str, Any]:
+    """Prepare a data set in the folder ``out``; its manifest.
+
+    Parallel text ends in ``out/bin``, for ``fairseq-train``; ``out/clean`` has the same
+    sentences as text, ``out/subwords/model`` is the sentencepiece model. Tables end in
+    ``out/clean/SPLIT.tsv``. ``out/manifest.json`` is there when all is complete.
+    Steps whose inputs have not changed are skipped.
+
+    Args:
+        raw: split -> its files (see :func:`data_prep.get.raw_files`); without it the
+            data set is downloaded, or written by its generator.
+        workers: processes; one for each core by default.
+        command: what the user typed, for the manifest.
+
+    Raises:
+        DataError: input that cannot be used, a source that fails, a full disk, another
+            process in the folder. Nothing that looks finished is left.
+    """
+    workers = workers or os.cpu_count() or 1
+    with Workspace(out) as work:
+        raw = raw or _get(data_set, work)
+        prepare_kind = _tables if data_set.kind == "table" else _parallel_text
+        last = prepare_kind(data_set, raw, work, workers)
+        return work.write_manifest(
+            {
+                "data_set": data_set.name,
+                "title": data_set.title,
+                "kind": data_set.kind,
+                "languages": data_set.languages,
+                "columns": data_set.columns,
+                "labels": data_set.labels,
+                "licence": data_set.licence,
+                "command": command,
+                "versions": versions(),
+                "counts": {s: work.records[last]["result"][s]["pairs"] for s in SPLITS},
+                "dropped": _total(work, "dropped"),
+                "repaired": _total(work, "repaired"),
+            }
+        )
+
+
+def versions() -> Dict[str, str]:
+    """Versions of Python and of the packages that have a say in the result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES + GENERATORS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _get(data_set: DataSet, work: Workspace) -> Files:
+    """Raw files that are downloaded or written."""
+    sides = data_set.languages or ("tsv",)
+    parameters: Dict[str, Any] = {
+        "parts": [vars(part) for part in data_set.parts],
+        "sides": sides,
+        "hold_out": [data_set.hold_out, data_set.hold_out_every],
+    }
+    if any(part.generator for part in data_set.parts):
+        parameters["versions"] = {k: versions().get(k) for k in GENERATORS}
+        parameters["seed"] = data_set.seed
+    folder = work.step(
+        "raw",
+        {},
+        parameters,
+        lambda out: get.fetch(data_set, work.folder / "downloads", out),
+        [get, archive],
+    )
+    return get.raw_files(folder, sides)
+
+
+def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
+    languages = data_set.languages
+    names = [f"{split}.{language}" for split in SPLITS for language in languages]
+    limits = (data_set.max_characters, data_set.max_ratio)
+    cleaned = work.step(
+        "clean",
+        _inputs(raw, languages),
+        {"limits": limits, "unicode": unicodedata.unidata_version},
+        lambda out: clean.clean_pairs(raw, languages, out, *limits, workers),
+        [clean, text],
+    )
+    size = (data_set.subwords, data_set.subword_sentences)
+    train = [cleaned / name for name in names[:2]]
+    learned = work.step(
+        "subwords",
+        {path.name: path for path in train},
+        {"size": size, "sentencepiece": version("sentencepiece")},
+        lambda out: text.in_own_process(subwords.train_subwords, train, out, *size),
+        [subwords],
+    )
+    model, dictionary = learned / "model", learned / "dict.txt"
+    encoded = work.step(
+        "encoded",
+        {"model": model, **{name: cleaned / name for name in names}},
+        {"sentencepiece": version("sentencepiece")},
+        lambda out: subwords.encode(cleaned, languages, model, out, workers),
+        [subwords, text],
+    )
+    work.step(
+        "bin",
+        {"dict.txt": dictionary, **{name: encoded / name for name in names}},
+        {"languages": languages, "fairseq": _fairseq()},
+        lambda out: binarize.binarize(encoded, languages, dictionary, out, workers),
+        [binarize],
+    )
+    return "encoded"
+
+
+def _tables(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
+    rules = (data_set.columns, data_set.labels, data_set.drop_labels)
+    work.step(
+        "clean",
+        _inputs(raw, ("tsv",)),
+        {"rules": rules, "unicode": unicodedata.unidata_version},
+        lambda out: table.clean_tables(raw, data_set, out, workers),
+        [table, clean, text],
+    )
+    return "clean"
+
+
+def _inputs(raw: Files, sides: Sequence[str]) -> Dict[str, Path]:
+    return {
+        f"{split}.{side}": path
+        for split, paths in raw.items()
+        for side, path in zip(sides, paths)
+    }
+
+
+def _fairseq() -> Optional[str]:
+    found = versions()
+    return found.get("fairseq-fixed", found.get("fairseq"))
+
+
+def _total(work: Workspace, kind: str) -> Dict[str, int]:
+    """What all steps dropped or repaired, by reason."""
+    total: Counter = Counter()
+    for record in work.records.values():
+        for counts in record["result"].values():
+            if isinstance(counts, dict):
+                total.update(counts.get(kind, {}))
+    return dict(total)

@@ -1,0 +1,159 @@
+"""Clean text -> a shared sentencepiece model -> text in subwords."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from tqdm import tqdm
+
+from . import SPLITS, DataError
+from .text import Chunk, in_parallel, read_chunks
+
+LONGEST = 1023  # subwords of a sentence: fairseq's 1024 positions and the end mark
+BYTE_FALLBACK_FROM = 4000
+"""Vocabulary from which unseen characters become bytes, which take 256 subwords."""
+
+
+def train_subwords(
+    files: Sequence[Path], out: Path, vocab_size: int, sentences: int
+) -> Dict[str, Any]:
+    """Write ``out/model`` (sentencepiece) and ``out/dict.txt`` (fairseq).
+
+    Repeatable: sentencepiece draws its sample with a fixed seed and adds in a fixed
+    order, whatever the number of cores.
+
+    Args:
+        files: the clean training text of both languages.
+        out: an existing folder.
+        vocab_size: number of subwords, at most; a small corpus gives fewer.
+        sentences: at most so many (of both sides together) are learned from, which
+            bounds the memory; a larger corpus is sampled.
+
+    Returns:
+        number of ``subwords``, and whether there is ``byte_fallback``.
+
+    Raises:
+        DataError: the vocabulary has no room for the characters of the text.
+    """
+    model, byte_fallback = io.BytesIO(), vocab_size >= BYTE_FALLBACK_FROM
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=_sentences(files),
+            model_writer=model,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            input_sentence_size=sentences,
+            shuffle_input_sentence=True,
+            # Nearly all characters; the rarest become bytes where there are bytes.
+            character_coverage=0.9999 if byte_fallback else 1.0,
+            byte_fallback=byte_fallback,
+            split_digits=True,
+            control_symbols=["<pad>"],  # fairseq's; text that has it is spelled out
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        characters = len({char for sentence in _sentences(files) for char in sentence})
+        reason = (str(error).strip().splitlines() or [""])[-1]
+        raise DataError(
+            f"no {vocab_size} subwords for the {characters} different characters of "
+            f"the training text, try --vocab-size {2 * characters} ({reason})"
+        ) from None
+    (out / "model").write_bytes(model.getvalue())
+    pieces = _pieces(SentencePieceProcessor(model_proto=model.getvalue()))
+    # fairseq puts 4 symbols in front; a multiple of 8 suits the matrix units of GPUs.
+    padding = [f"madeupword{i:04d}" for i in range(-(len(pieces) + 4) % 8)]
+    lines = [f"{piece} 1\n" for piece in pieces] + [f"{word} 0\n" for word in padding]
+    (out / "dict.txt").write_bytes("".join(lines).encode())
+    return {"subwords": len(pieces), "byte_fallback": byte_fallback}
+
+
+def encode(
+    clean: Path, languages: Sequence[str], model: Path, out: Path, workers: int
+) -> Dict[str, Any]:
+    """Write ``out/SPLIT.LANGUAGE``: the lines of ``clean`` in subwords.
+
+    Training pairs with a side of more than ``LONGEST`` subwords are dropped.
+
+    Returns:
+        split -> number of ``pairs``, ``dropped`` and, by language, of ``subwords``.
+
+    Raises:
+        DataError: a line of validation or test that is longer.
+    """
+    _processor.cache_clear()  # another model may have had this name
+    report = {}
+    for split in SPLITS:
+        names = [f"{split}.{language}" for language in languages]
+        work = partial(_encode, model=str(model), keep_all=split != "train")
+        jobs = read_chunks([clean / name for name in names])
+        pairs, dropped = 0, 0
+        subwords: Counter = Counter()
+        with (
+            (out / names[0]).open("wb") as source,
+            (out / names[1]).open("wb") as target,
+        ):
+            with tqdm(unit=" lines", desc=f"encode {names[0]}", disable=None) as bar:
+                for texts, kept, lost, lengths in in_parallel(work, jobs, workers):
+                    source.write(texts[0])
+                    target.write(texts[1])
+                    pairs += kept
+                    dropped += lost
+                    subwords.update(dict(zip(languages, lengths)))
+                    bar.update(kept + lost)
+        report[split] = {"pairs": pairs, "dropped": {}, "subwords": dict(subwords)}
+        if dropped:
+            report[split]["dropped"] = {f"over {LONGEST} subwords": dropped}
+    return report
+
+
+def _encode(
+    chunk: Chunk, model: str, keep_all: bool
+) -> Tuple[List[bytes], int, int, List[int]]:
+    processor = _processor(model)
+    sides = [
+        processor.encode([line.decode().rstrip("\n") for line in side], out_type=str)
+        for side in chunk.sides
+    ]
+    longest = [max(map(len, pair)) for pair in zip(*sides)]
+    if keep_all and max(longest) > LONGEST:
+        for path, side in zip(chunk.paths, sides):
+            for number, pieces in enumerate(side, start=chunk.first):
+                if len(pieces) > LONGEST:
+                    raise DataError(
+                        f"{path}:{number}: the line has {len(pieces)} subwords, "
+                        f"at most {LONGEST} fit the model"
+                    )
+    kept = [
+        [pieces for pieces, length in zip(side, longest) if length <= LONGEST]
+        for side in sides
+    ]
+    texts = ["".join(" ".join(pieces) + "\n" for pieces in side) for side in kept]
+    lengths = [sum(map(len, side)) for side in kept]
+    dropped = len(longest) - len(kept[0])
+    return [text.encode() for text in texts], len(kept[0]), dropped, lengths
+
+
+@lru_cache(maxsize=1)
+def _processor(model: str) -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_file=model)
+
+
+def _sentences(files: Sequence[Path]) -> Iterator[str]:
+    for chunk in read_chunks(files):
+        for pair in zip(*chunk.sides):
+            for line in pair:
+                yield line.decode().rstrip("\n")
+
+
+def _pieces(model: SentencePieceProcessor) -> List[str]:
+    """All subwords that a text can be encoded to, most frequent first."""
+    return [
+        model.id_to_piece(i)
+        for i in range(model.get_piece_size())
+        if not (model.is_control(i) or model.is_unknown(i) or model.is_unused(i))
+    ]
