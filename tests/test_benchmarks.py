@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from recipes.benchmarks import models
 from recipes.benchmarks.peers import BroadcastKron, KronLoop
 
 pytest.importorskip("tabulate")
@@ -57,3 +58,24 @@ def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(monkeypatch, "recipes.benchmarks", "speed")
     assert "unknown speed: choose of layer, paths" in capsys.readouterr().err
+
+
+def test_whole_models(monkeypatch, tmp_path):
+    small = {f"{side}_ffn_embed_dim": 16 for side in ("encoder", "decoder")}
+    for name in ("embed_dim", "layers", "attention_heads", "hidden_size"):
+        value = 2 if name in ("layers", "attention_heads") else 16
+        small.update({f"{side}_{name}": value for side in ("encoder", "decoder")})
+    small["decoder_out_embed_dim"] = 16
+    for family in ("transformer", "lstm"):
+        monkeypatch.setitem(models.SIZES, family, small)
+    monkeypatch.setattr(models, "WORDS", 20)
+    monkeypatch.setattr(models, "LENGTH", 3)
+    path = tmp_path / "figures.json"
+    few = ("--n", 4, "--rounds", 2, "--threads", 1, "--json", path)
+    run(monkeypatch, "recipes.benchmarks", "training", "decoding", *few)
+    rows = json.loads(path.read_text())["rows"]
+    found = [row["what"] for row in rows if row["benchmark"] == "training"]
+    assert found == ["dense", "n=4", "stock"]
+    found = [row["what"] for row in rows if row["benchmark"] == "decoding"]
+    assert found == ["dense", "n=4", "stock"] * 3 + ["dense", "n=4"] * 3
+    assert all(row["ms"] > 0 and row["ratio"] > 0 for row in rows)

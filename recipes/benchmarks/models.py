@@ -26,6 +26,10 @@ LENGTH = 24
 BEAM = 5
 TRANSFORMER = "transformer, 512/2048, 6+6"
 LSTM = "lstm, 512, 1+1"
+SIZES: Dict[str, Dict[str, Any]] = {
+    "transformer": {},  # fairseq's defaults: the base sizes
+    "lstm": {},
+}
 
 
 class Vocabulary:
@@ -93,7 +97,9 @@ def _lstms(
 def _build(
     arch: str, task: Vocabulary, options: argparse.Namespace, **flags: Any
 ) -> BaseFairseqModel:
-    args = SimpleNamespace(share_all_embeddings="transformer" in arch, **flags)
+    family = arch.replace("phm_", "")
+    args = SimpleNamespace(share_all_embeddings=family == "transformer", **flags)
+    vars(args).update(SIZES[family])
     args.criterion = "cross_entropy"
     ARCH_CONFIG_REGISTRY[arch](args)
     torch.manual_seed(1)
