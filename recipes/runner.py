@@ -97,6 +97,14 @@ def load_model(checkpoint: Path) -> Any:
     return model
 
 
+def load_parameters(checkpoint: Path) -> Dict[str, int]:
+    """Counts of :func:`fairseq_phm.count_parameters` for a checkpoint."""
+    model = load_model(checkpoint)
+    from fairseq_phm import count_parameters
+
+    return count_parameters(model)
+
+
 def follow(
     command: List[str], log: Path, threads: Optional[int] = None
 ) -> Iterator[str]:

@@ -18,14 +18,13 @@ from data_prep import SPLITS, DataError
 from data_prep.declaration import DataSet, load
 from data_prep.prepare import prepare as prepare_data
 from data_prep.text import read_lines
-from fairseq_phm import count_parameters
 
 from .options import ROOT, parse_quickstart
 from .runner import (
     RunError,
     digest,
     follow,
-    load_model,
+    load_parameters,
     step,
     tool,
     train,
@@ -149,7 +148,7 @@ def run(
         "signature": str(bleu.get_signature()),
         "training_seconds": seconds,
         "decoding_seconds": decoding,
-        **count_parameters(load_model(folder / "checkpoint_best.pt")),
+        **load_parameters(folder / "checkpoint_best.pt"),
     }
     write_result(result, finished)
     return result
