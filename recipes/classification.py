@@ -8,8 +8,9 @@ import re
 import shlex
 import sys
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, Dict, List
 
 import torch
@@ -26,6 +27,7 @@ from .runner import (
     follow,
     load_model,
     provenance,
+    stamps,
     step,
     train,
     write_result,
@@ -35,17 +37,29 @@ from .runner import (
 def main() -> None:
     """Command line of the recipes for classification."""
     options = parse_classification(sys.argv[1:])
-    runs = [(model, seed) for seed in options.seeds for model in options.models]
-    threads = max(1, (torch.get_num_threads()) // options.jobs)
+    threads = max(1, torch.get_num_threads() // options.jobs)
+    failed = Event()
+
+    def unless_failed(model: str, seed: int) -> Dict[str, Any]:
+        if failed.is_set():
+            raise CancelledError
+        try:
+            return run(model, seed, threads, options)
+        except BaseException:
+            failed.set()
+            raise
+
     try:
         with ThreadPoolExecutor(options.jobs) as pool:
-            futures = [pool.submit(run, *one, threads, options) for one in runs]
+            futures = [
+                pool.submit(unless_failed, model, seed)
+                for seed in options.seeds
+                for model in options.models
+            ]
             try:
                 results = [future.result() for future in futures]
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
+            finally:
+                failed.set()
     except (DataError, RunError) as error:
         sys.exit(f"{options.name}: {error}")
     except OSError as error:
@@ -72,14 +86,16 @@ def run(
     if options.vectors:
         flags += ["--vectors", str(options.vectors.absolute())]
     data = options.data.absolute()
-    key = digest([str(data), options.epochs, flags])
+    test = split_file(data, "test")
+    files = [split_file(data, "train"), split_file(data, "valid"), test]
+    files += [options.vectors] if options.vectors else []
+    key = digest([stamps(files), options.epochs, flags])
     folder = options.out / options.name / f"{model}-seed{seed}-{key}"
     finished = folder / "result.json"
     if finished.is_file():
         step(f"{name}: using {finished}")
         return json.loads(finished.read_text())
     seconds = train(name, data, folder, flags, threads, epochs=options.epochs)
-    test = split_file(data, "test")
     predictions = folder / "test.predictions.tsv"
     command = [
         sys.executable, "-m", "fairseq_phm.predict",

@@ -14,7 +14,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from tqdm import tqdm
 
@@ -194,6 +194,12 @@ def tool(name: str) -> str:
     if not found:
         raise RunError(f"no command {name}: pip install '.[fairseq]'")
     return found
+
+
+def stamps(files: Iterable[Path]) -> List[Any]:
+    """What changes when a file does: path, size and time, for :func:`digest`."""
+    found = [(file, file.stat()) for file in files]
+    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found]
 
 
 def digest(value: Any) -> str:

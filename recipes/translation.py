@@ -25,6 +25,7 @@ from .runner import (
     digest,
     follow,
     load_parameters,
+    stamps,
     step,
     tool,
     train,
@@ -64,11 +65,7 @@ def prepare(options: argparse.Namespace) -> Path:
             ]
             for split in SPLITS
         }
-        stamp: Any = [
-            (str(file), file.stat().st_size, file.stat().st_mtime_ns)
-            for files in raw.values()
-            for file in files
-        ]
+        stamp: Any = stamps(file for files in raw.values() for file in files)
     else:
         data_set, raw, stamp = load("cldr"), None, f"cldr {options.seed}"
     data_set = replace(

@@ -63,6 +63,9 @@ def test_trains_tests_and_reports(rows, tmp_path):
     assert again.stdout.count("using") == 4
     tables = [text[text.index("\nmodel") :] for text in (again.stdout, done.stdout)]
     assert tables[0] == tables[1]
+    (rows / "test.tsv").touch()
+    changed = recipe(*settings(rows, tmp_path), "--models", "2", "--seeds", "1")
+    assert "using" not in changed.stdout and changed.returncode == 0
 
 
 def test_a_fault_in_the_data_is_one_line(rows, tmp_path):
@@ -74,6 +77,9 @@ def test_a_fault_in_the_data_is_one_line(rows, tmp_path):
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("Toy: ") and "Traceback" not in done.stderr
+    assert (
+        len(list((tmp_path / "out" / "Toy").iterdir())) <= 2
+    )  # --jobs 2, then no more
     assert "dev.tsv:21: unknown label 'several', expected few or many" in last
 
 

@@ -3,7 +3,8 @@
 (device, dtype, column) -> (n, in, out, R of the rule or 0) -> tokens. "factored": up to
 so many tokens it is faster than H; "bounded rank": from so many on; 0: never. "kept":
 than an H that is there, forward; "built": forward and backward, H being built.
-Made by python -m recipes.benchmarks.crossovers, 1 thread, torch 2.13.0+cpu.
+Made by python -m recipes.benchmarks.crossovers, 1 thread, torch 2.13.0+cpu, in two
+runs on a busy machine that were not finished: what is missing takes the nearest entry.
 """
 
 CROSSOVERS = {
