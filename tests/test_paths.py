@@ -233,6 +233,8 @@ def test_the_choice():
     for (device, dtype, column), limits in CROSSOVERS.items():
         place = device, getattr(torch, dtype), column.endswith("kept")
         path = column.partition(",")[0]
+        if path == "weight first":
+            continue
         for (*sizes, rank), limit in limits.items():
 
             def chosen(tokens, sizes=sizes, place=place, rank=rank):

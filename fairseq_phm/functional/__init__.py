@@ -6,7 +6,7 @@ from .bounded_rank import (
     random_rule_factors,
 )
 from .factored import factored_linear
-from .linear import phm_linear
+from .linear import dense_linear, phm_linear
 from .paths import choose_path
 from .rules import (
     ALGEBRAS,
@@ -17,7 +17,7 @@ from .rules import (
     multiplication_rule,
     random_rule,
 )
-from .weight import kronecker_sum, low_rank_blocks, materialize
+from .weight import kronecker_sum, kronecker_sums, low_rank_blocks, materialize
 
 __all__ = [
     "ALGEBRAS",
@@ -26,9 +26,11 @@ __all__ = [
     "check_rule_rank",
     "check_sizes",
     "choose_path",
+    "dense_linear",
     "factored_linear",
     "is_whole",
     "kronecker_sum",
+    "kronecker_sums",
     "low_rank_blocks",
     "make_rule",
     "materialize",

@@ -4,7 +4,7 @@ These functions are plain tensor code: differentiable twice, safe under autocast
 and scriptable by TorchScript.
 """
 
-from typing import Optional
+from typing import List, Optional
 
 import torch
 from torch import Tensor
@@ -29,10 +29,28 @@ def kronecker_sum(rule: Tensor, blocks: Tensor) -> Tensor:
     >>> kronecker_sum(rule, blocks).allclose(H)
     True
     """
-    n, height, width = blocks.shape
-    mixing = rule.reshape(n, -1).t().expand(height, -1, -1)
-    rows = torch.bmm(mixing, blocks.transpose(0, 1))
-    return rows.view(height, -1, n * width).transpose(0, 1).reshape(-1, n * width)
+    return kronecker_sums([rule], [blocks])
+
+
+def kronecker_sums(rules: List[Tensor], blocks: List[Tensor]) -> Tensor:
+    """H of several layers with equal sizes, one above the other.
+
+    Args:
+        rules: of each layer, (n, n, n).
+        blocks: of each layer, (n, out/n, in/n).
+
+    Returns:
+        Tensor (number of layers * out, in).
+    """
+    n, height, width = blocks[0].shape
+    parts: List[Tensor] = []
+    for rule, own in zip(rules, blocks):
+        mixing = rule.reshape(n, -1).t().expand(height, -1, -1)
+        rows = torch.bmm(mixing, own.transpose(0, 1))
+        parts.append(rows.view(height, -1, n * width).transpose(0, 1))
+    if len(parts) == 1:
+        return parts[0].reshape(-1, n * width)
+    return torch.cat(parts).view(-1, n * width)
 
 
 def materialize(

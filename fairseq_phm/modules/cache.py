@@ -6,6 +6,8 @@ from typing import Any, Callable, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from ..functional.paths import is_autocasting, is_tracing
+
 
 class WeightCache:
     """Keeps one built weight and copies of the tensors that it was built from.
@@ -24,7 +26,7 @@ class WeightCache:
         """Forget the weight and free its memory."""
         self._weight: Optional[Tensor] = None
         self._version = 0
-        self._sources: Tuple[Optional[Tensor], ...] = ()
+        self._sources: Tuple[Tensor, ...] = ()
 
     @staticmethod
     def keeps(device: torch.device) -> bool:
@@ -34,25 +36,24 @@ class WeightCache:
             torch.is_grad_enabled() or is_autocasting() or is_tracing()
         )
 
-    def get(
-        self, sources: Sequence[Optional[Tensor]], build: Callable[[], Tensor]
-    ) -> Tensor:
+    def get(self, sources: Sequence[Tensor], build: Callable[[], Tensor]) -> Tensor:
         """``build()``, or its earlier result when ``sources`` have not changed since.
 
         Always built anew where :meth:`keeps` says no.
         """
-        if not self.keeps(next(s.device for s in sources if s is not None)):
+        if not self.keeps(sources[0].device):
             return build()
-        weight = self._weight
+        known, weight = self._sources, self._weight
         if (
             weight is None
             or _version(weight) != self._version
-            or not all(map(_same, sources, self._sources))
+            or len(sources) != len(known)
+            or not all(map(_same, sources, known))
         ):
             weight = self._weight = build()
             self._version = _version(weight)
             self._sources = tuple(
-                None if source is None else source.detach().clone()
+                source.detach().clone(memory_format=torch.contiguous_format)
                 for source in sources
             )
         return weight
@@ -64,25 +65,12 @@ class WeightCache:
         return WeightCache, ()
 
 
-def is_autocasting() -> bool:
-    """True under torch.autocast, on any device."""
-    return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
-
-
-def is_tracing() -> bool:
-    """True when torch traces or compiles: what is chosen from sizes would stay."""
-    return torch.jit.is_tracing() or _is_compiling()
-
-
-def _same(now: Optional[Tensor], then: Optional[Tensor]) -> bool:
-    if now is None or then is None:
-        return now is then
+def _same(now: Tensor, then: Tensor) -> bool:
     if now.dtype != then.dtype or now.shape != then.shape:
         return False
-    if _memcmp is None or not (now.is_contiguous() and then.is_contiguous()):
+    if _memcmp is None or not now.is_contiguous():
         return torch.equal(now, then)
-    size = now.numel() * now.element_size()
-    return _memcmp(now.data_ptr(), then.data_ptr(), size) == 0
+    return _memcmp(now.data_ptr(), then.data_ptr(), then.nbytes) == 0
 
 
 def _version(weight: Tensor) -> int:
@@ -101,7 +89,3 @@ def _find_memcmp() -> Optional[Callable[[int, int, int], int]]:
 
 
 _memcmp = _find_memcmp()
-_compiler = getattr(torch, "compiler", None)
-_is_compiling: Callable[[], bool] = getattr(_compiler, "is_compiling", None) or getattr(
-    torch._utils, "is_compiling", lambda: False
-)  # older torch has it in torch._utils

@@ -13,6 +13,7 @@ from ..functional import (
     check_rule_rank,
     check_sizes,
     choose_path,
+    dense_linear,
     factored_linear,
     is_whole,
     low_rank_blocks,
@@ -20,8 +21,14 @@ from ..functional import (
     materialize,
     random_rule_factors,
 )
-from ..functional.paths import BOUNDED_RANK, FACTORED, WEIGHT
-from .cache import WeightCache, is_autocasting, is_tracing
+from ..functional.paths import (
+    BOUNDED_RANK,
+    FACTORED,
+    WEIGHT,
+    is_autocasting,
+    is_tracing,
+)
+from .cache import WeightCache
 
 RULE_FACTORS = ("rule_u", "rule_v", "rule_w")
 FACTORS = ("rule", *RULE_FACTORS, "blocks", "blocks_u", "blocks_v")
@@ -148,9 +155,14 @@ class PHMLinear(nn.Module):
         """
         if not torch.jit.is_scripting():
             if not self.training:
-                sources = [getattr(self, name) for name in FACTORS]
-                return self.cache.get(sources, self.build_weight)
+                return self.cache.get(self.sources(), self.build_weight)
         return self.build_weight()
+
+    @torch.jit.unused
+    def sources(self) -> List[Tensor]:
+        """The tensors that H is built from."""
+        found = [getattr(self, name) for name in FACTORS]
+        return [factor for factor in found if factor is not None]
 
     def build_weight(self) -> Tensor:
         """H, computed now."""
@@ -184,9 +196,10 @@ class PHMLinear(nn.Module):
             if path == BOUNDED_RANK:
                 factors = (self.rule_u, self.rule_v, self.rule_w)
                 return bounded_rank_linear(input, *factors, self.blocks, self.bias)
+            return dense_linear(input, self.weight, self.bias)
         return F.linear(input, self.weight, self.bias)
 
-    def path(self, input: Tensor) -> str:
+    def path(self, input: Tensor, out_features: Optional[int] = None) -> str:
         """How ``forward`` computes this input, see ``choose_path``."""
         if self.n == 1 or self.rank or is_autocasting() or is_tracing():
             return WEIGHT
@@ -196,7 +209,7 @@ class PHMLinear(nn.Module):
             input.numel() // self.in_features,
             self.n,
             self.in_features,
-            self.out_features,
+            out_features or self.out_features,
             input.device.type,
             input.dtype,
             not (self.training or torch.is_grad_enabled()),
@@ -357,15 +370,17 @@ class PHMLinearRows(PHMLinear):
 
     def build_weight(self) -> Tensor:
         """H of these outputs, of shape (stop - start, in), computed now."""
-        return materialize(
-            self.full_rule(), self.full_blocks(), self.rows[0], self.rows[1]
-        )
+        return self.build_rows(self.rows[0], self.rows[1])
+
+    def build_rows(self, start: int, stop: int) -> Tensor:
+        """H of any outputs of the fused layer, of shape (stop - start, in)."""
+        return materialize(self.full_rule(), self.full_blocks(), start, stop)
 
     def reset_parameters(
         self, std: Optional[float] = None, generator: Optional[torch.Generator] = None
     ) -> None:
         raise RuntimeError("reset the fused layer before it is split, not its rows")
 
-    def path(self, input: Tensor) -> str:
+    def path(self, input: Tensor, out_features: Optional[int] = None) -> str:
         """As for the whole layer; all R products would be computed for a few rows."""
-        return WEIGHT if self.rule_rank else super().path(input)
+        return WEIGHT if self.rule_rank else super().path(input, out_features)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..fairseq_compat import leave_better_transformer
 from ..functional import ALGEBRAS, check_rule_rank, check_sizes, make_rule
-from ..modules import PHMLinear, PHMLinearRows
+from ..modules import Attention, DenseLinear, PHMLinear, PHMLinearRows
 from .maps import FAIRSEQ_MAPS, LinearMap, find_maps
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ def substitute(
     """Replace linear maps of a built model, in place, by PHM layers.
 
     Each layer starts with the standard deviation of the weight that it replaces and
-    with a copy of its bias. Nothing is changed when an argument does not fit.
+    with a copy of its bias, and fairseq's attention becomes :class:`Attention`, also
+    where n = 1. Nothing is changed when an argument does not fit.
     Embeddings, LayerNorm and the output projection stay dense.
 
     Args:
@@ -147,6 +148,10 @@ def substitute(
         for attention in {m.owner for m in found if m.kind != "ffn"}:
             _set_inner_width(attention, attention_dim)
     leave_better_transformer(model)
+    Attention.adopt(model)
+    for module in model.modules():
+        if hasattr(module, "output_projection"):
+            DenseLinear.adopt(module.output_projection)
     logger.info("PHM layers replace %d of %d linear maps", len(swapped), len(found))
     return model
 

@@ -64,6 +64,8 @@ def decoding(options: argparse.Namespace) -> List[Row]:
     result: List[Row] = []
     for size, build in families.items():
         models = {name: m.eval() for name, m in build(task, options).items()}
+        for model in models.values():
+            model.make_generation_fast_(need_attn=False)  # as fairseq-generate does
         for sentences in (1, 8, 32):
             batch = _batch(sentences, options.device)
             calls = {n: _search(m, batch, task) for n, m in models.items()}

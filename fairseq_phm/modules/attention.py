@@ -1,0 +1,243 @@
+"""fairseq's multi-head attention in fewer and larger steps."""
+
+import math
+from typing import Callable, Dict, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from fairseq import utils
+from fairseq.modules import MultiheadAttention
+from torch import Tensor, nn
+
+from .joint import JointProduct
+
+State = Dict[str, Dict[str, Optional[Tensor]]]
+
+
+class Attention(MultiheadAttention):
+    """``MultiheadAttention`` of fairseq 0.12 with the same parameters and results.
+
+    - q, k, v of the same input are one product where they are PHM layers, see
+      :class:`JointProduct`; layers with a rule of bounded rank take their own path.
+    - Scores, softmax and weighted sum are one call of torch's
+      ``scaled_dot_product_attention``, in cross-attention and decoding too, unless
+      attention weights are asked for.
+    - k and v of cross-attention are computed once per sentence, not per hypothesis:
+      source states that repeat are found, and stored once.
+
+    fairseq's own method runs where this one has no counterpart: bias_kv, zero
+    attention, xFormers, scores before softmax, tracing. TorchScript compiles fairseq's.
+    """
+
+    @classmethod
+    def adopt(cls, model: nn.Module) -> None:
+        """Make every ``MultiheadAttention`` in a model an ``Attention``, in place."""
+        for module in model.modules():
+            if type(module) is MultiheadAttention:
+                module.__class__ = cls
+                module.joint_product = JointProduct()
+
+    def __prepare_scriptable__(self) -> MultiheadAttention:
+        plain = MultiheadAttention.__new__(MultiheadAttention)
+        plain.__dict__ = {**self.__dict__, "_modules": dict(self._modules)}
+        del plain.joint_product
+        return plain
+
+    def train(self, mode: bool = True) -> "Attention":
+        """Set the mode as ``nn.Module`` does; training frees the kept weight."""
+        if mode:
+            self.joint_product.clear()
+        return super().train(mode)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Optional[Tensor],
+        value: Optional[Tensor],
+        key_padding_mask: Optional[Tensor] = None,
+        incremental_state: Optional[State] = None,
+        need_weights: bool = True,
+        static_kv: bool = False,
+        attn_mask: Optional[Tensor] = None,
+        before_softmax: bool = False,
+        need_head_weights: bool = False,
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """As fairseq's. Shapes: query (tgt, batch, embed), key and value (src, batch,
+        embed), key_padding_mask (batch, src), attn_mask (tgt, src), added to scores.
+
+        Returns:
+            Tensor (tgt, batch, embed), and the weights of attention if they are needed:
+            (batch, tgt, src), or (heads, batch, tgt, src) with ``need_head_weights``.
+        """
+        if before_softmax or self._only_fairseq_can(query, key, value, attn_mask):
+            return super().forward(
+                query,
+                key,
+                value,
+                key_padding_mask,
+                incremental_state,
+                need_weights,
+                static_kv,
+                attn_mask,
+                before_softmax,
+                need_head_weights,
+            )
+        targets, batch, _ = query.shape
+        state: Dict[str, Optional[Tensor]] = {}
+        if incremental_state is not None:
+            state = self._get_input_buffer(incremental_state)
+        if static_kv and "prev_key" in state:
+            q = self.q_proj(query)
+            k, v = state["prev_key"], state["prev_value"]
+        else:
+            if static_kv and incremental_state is not None and attn_mask is None:
+                hypotheses = repeats(key)
+                key = value = key[:, ::hypotheses]
+                if key_padding_mask is not None:
+                    key_padding_mask = key_padding_mask[::hypotheses]
+                state["hypotheses"] = torch.tensor(hypotheses)
+            q, k, v = self._project(query, key, value)
+            k, v = self._heads(k), self._heads(v)
+            if not static_kv and "prev_key" in state:
+                k = torch.cat([state["prev_key"], k], 2)
+                v = torch.cat([state["prev_value"], v], 2)
+        if incremental_state is not None:
+            key_padding_mask = self._append_prev_key_padding_mask(
+                key_padding_mask,
+                state.get("prev_key_padding_mask"),
+                k.size(0),
+                k.size(2),
+                static_kv,
+            )
+            state.update(
+                prev_key=k, prev_value=v, prev_key_padding_mask=key_padding_mask
+            )
+            self._set_input_buffer(incremental_state, state)
+        # The hypotheses of a sentence are further queries of the same keys.
+        sentences = k.size(0)
+        q = q.view(targets, sentences, -1, self.num_heads, self.head_dim)
+        q = q.permute(1, 3, 2, 0, 4).reshape(sentences, self.num_heads, -1, q.size(-1))
+        mask = _mask(key_padding_mask, attn_mask, q)
+        attended, weights = self._attend(
+            q, k, v, mask, need_weights or need_head_weights
+        )
+        attended = attended.view(sentences, self.num_heads, -1, targets, v.size(-1))
+        attended = attended.permute(3, 0, 2, 1, 4).reshape(targets, batch, -1)
+        if weights is not None:
+            weights = weights.view(sentences, self.num_heads, -1, targets, k.size(2))
+            weights = weights.permute(1, 0, 2, 3, 4).reshape(
+                self.num_heads, batch, targets, -1
+            )
+            weights = weights if need_head_weights else weights.mean(0)
+        return self.out_proj(attended), weights
+
+    def _only_fairseq_can(
+        self,
+        query: Tensor,
+        key: Optional[Tensor],
+        value: Optional[Tensor],
+        attn_mask: Optional[Tensor],
+    ) -> bool:
+        return (
+            self.use_xformers
+            or self.bias_k is not None
+            or self.add_zero_attn
+            or self.onnx_trace
+            or torch.jit.is_tracing()
+            or query.device.type == "xla"
+            or (attn_mask is not None and not attn_mask.is_floating_point())
+            or (self.self_attention and not (key is query and value is query))
+            or (self.encoder_decoder_attention and key is not value)
+        )
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> List[Tensor]:
+        maps = [self.q_proj, self.k_proj, self.v_proj]
+        if key is query:
+            return self.joint_product(maps, query)
+        if key is value:
+            return [self.q_proj(query), *self.joint_product(maps[1:], key)]
+        return [one(input) for one, input in zip(maps, (query, key, value))]
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(length, batch, width) -> (batch, heads, length, width / heads)."""
+        return x.view(*x.shape[:2], self.num_heads, self.head_dim).permute(1, 2, 0, 3)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], weights: bool
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        dropout = self.dropout_module
+        if not weights:
+            drops = self.training or dropout.apply_during_inference
+            p = dropout.p if drops else 0.0
+            return F.scaled_dot_product_attention(q, k, v, mask, p), None
+        scores = q * self.scaling @ k.transpose(2, 3)
+        if mask is not None:
+            scores = scores + mask
+        shares = utils.softmax(scores, dim=-1)
+        return dropout(shares.type_as(v)) @ v, shares
+
+    def reorder_incremental_state(
+        self, incremental_state: Optional[State], new_order: Tensor
+    ) -> Optional[State]:
+        """Follow the hypotheses that beam search goes on with.
+
+        Args:
+            new_order: for each hypothesis the former index of the one it comes from.
+        """
+        state = dict(self._get_input_buffer(incremental_state))
+        if not state:
+            return incremental_state
+        stored = state.pop("hypotheses", None)
+        hypotheses = 1 if stored is None else int(stored)
+        if hypotheses > 1 and _stays_in_groups(new_order, hypotheses):
+            new_order = new_order[::hypotheses] // hypotheses
+        elif hypotheses > 1:
+            state = _each(state, lambda x: x.repeat_interleave(hypotheses, 0))
+            hypotheses = 1
+        sentences = torch.arange(state["prev_key"].size(0), device=new_order.device)
+        if not torch.equal(new_order, sentences):
+            state = _each(state, lambda x: x.index_select(0, new_order))
+        if stored is not None:
+            state["hypotheses"] = torch.tensor(hypotheses)
+        return self._set_input_buffer(incremental_state, state)
+
+
+def repeats(states: Tensor) -> int:
+    """How many times each column of states stands there, one beside the other.
+
+    Args:
+        states: (length, columns, width).
+
+    >>> repeats(torch.arange(6.0).view(1, 3, 2).repeat_interleave(5, 1))
+    5
+    """
+    same = (states[:, 1:] == states[:, :-1]).all(2).all(0).tolist()
+    ends = [i for i, goes_on in enumerate([*same, False], 1) if not goes_on]
+    return math.gcd(*(end - start for start, end in zip([0, *ends], ends)))
+
+
+def _stays_in_groups(new_order: Tensor, size: int) -> bool:
+    """True when what comes from a group of so many hypotheses stays together."""
+    if new_order.numel() % size:
+        return False
+    groups = new_order.view(-1, size) // size
+    return torch.equal(groups, groups[:, :1].expand_as(groups))
+
+
+def _each(
+    state: Dict[str, Optional[Tensor]], change: Callable[[Tensor], Tensor]
+) -> Dict[str, Optional[Tensor]]:
+    return {name: None if x is None else change(x) for name, x in state.items()}
+
+
+def _mask(
+    padding: Optional[Tensor], added: Optional[Tensor], like: Tensor
+) -> Optional[Tensor]:
+    """What is added to scores: (batch, 1, 1, src), (tgt, src), their sum or None."""
+    if added is not None:
+        added = added.to(like.dtype)
+    if padding is None:
+        return added
+    mask = torch.zeros_like(padding, dtype=like.dtype)
+    mask = mask.masked_fill_(padding.bool(), -math.inf)[:, None, None]
+    return mask if added is None else mask + added

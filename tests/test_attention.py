@@ -1,0 +1,205 @@
+"""Attention in fewer steps against fairseq's own, from the same parameters."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from conftest import padded_batch, tiny_transformer
+from fairseq.modules import MultiheadAttention
+from fairseq.sequence_generator import SequenceGenerator
+from torch import nn
+
+from fairseq_phm.functional.linear import dense_linear, weight_first
+from fairseq_phm.modules import Attention, DenseLinear, PHMLinear, PHMLinearRows
+from fairseq_phm.modules.attention import repeats
+
+WIDTH, HEADS, BATCH, LENGTH = 16, 4, 6, 5
+MAPS = {
+    "dense": lambda: [nn.Linear(WIDTH, WIDTH) for _ in range(3)],
+    "separate": lambda: [PHMLinear(WIDTH, WIDTH, 4) for _ in range(3)],
+    "fused": lambda: PHMLinearRows.split(PHMLinear(WIDTH, 3 * WIDTH, 4), [WIDTH] * 3),
+    "low rank": lambda: [PHMLinear(WIDTH, WIDTH, 2, rank=3) for _ in range(3)],
+    "rule rank": lambda: [PHMLinear(WIDTH, WIDTH, 4, rule_rank=3) for _ in range(3)],
+    "no bias": lambda: [PHMLinear(WIDTH, WIDTH, 2, bias=False) for _ in range(3)],
+    "mixed": lambda: [PHMLinear(WIDTH, WIDTH, n) for n in (2, 4, 4)],
+}
+
+
+def attention_pair(maps, cross=False, **options):
+    """Ours, and fairseq's that holds the same maps."""
+    theirs = MultiheadAttention(
+        WIDTH, HEADS, self_attention=not cross, encoder_decoder_attention=cross,
+        **options,
+    )  # fmt: skip
+    theirs.q_proj, theirs.k_proj, theirs.v_proj = MAPS[maps]()
+    ours = MultiheadAttention.__new__(MultiheadAttention)
+    ours.__dict__ = {**theirs.__dict__, "_modules": dict(theirs._modules)}
+    Attention.adopt(ours)
+    assert type(ours) is Attention and type(theirs) is MultiheadAttention
+    # fairseq's quick way needs biases; the slow one is the same mathematics
+    theirs._set_skip_embed_dim_check()
+    return ours, theirs
+
+
+def batch(cross):
+    """Query, key and value, and padding at the end of some sentences."""
+    query = torch.randn(LENGTH, BATCH, WIDTH, requires_grad=True)
+    key = torch.randn(LENGTH + 2, BATCH, WIDTH, requires_grad=True) if cross else query
+    padding = torch.arange(len(key)) >= torch.tensor([[2], [4], [5], [5], [3], [5]])
+    return query, key, padding
+
+
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("heads", [None, False, True])
+def test_equals_fairseq(maps, cross, training, heads):
+    ours, theirs = attention_pair(maps, cross)
+    ours.train(training)
+    query, key, padding = batch(cross)
+    future = torch.full((LENGTH, LENGTH), -torch.inf).triu(1)
+    for mask in (None, padding):
+        arguments = dict(
+            key_padding_mask=mask,
+            static_kv=cross,
+            attn_mask=None if cross else future,
+            need_weights=heads is not None,
+            need_head_weights=bool(heads),
+        )
+        results = []
+        for attention in (ours, theirs):
+            y, weights = attention(query, key, key, **arguments)
+            gradients = torch.autograd.grad(
+                y.square().sum(), [query, key, *attention.parameters()],
+                allow_unused=True,
+            )  # fmt: skip
+            assert (weights is None) == (heads is None)
+            results.append([y, *gradients, *([] if weights is None else [weights])])
+        for mine, other in zip(*results):
+            if other is None:
+                assert mine is None
+            else:
+                torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("weights", [False, True])
+@torch.no_grad()
+def test_decoding_equals_fairseq(maps, weights):
+    """Hypotheses are shuffled and dropped as in beam search, and across sentences."""
+    orders = [[1, 0, 2, 5, 5, 4], [0, 1, 2, 3, 4, 5], [3, 5, 4], [0, 0, 1], [2, 0], [1]]
+    for cross in (False, True):
+        pair = attention_pair(maps, cross)
+        _, key, padding = batch(True)
+        key, padding = (x.repeat_interleave(3, d) for x, d in ((key, 1), (padding, 0)))
+        key, padding = key[:, :BATCH], padding[:BATCH]
+        states = [{}, {}]
+        hypotheses = BATCH
+        for order in orders:
+            query = torch.randn(1, hypotheses, WIDTH)
+            inputs = (query, key, key) if cross else (query, query, query)
+            results = [
+                attention.eval()(
+                    *inputs,
+                    key_padding_mask=padding if cross else None,
+                    incremental_state=state,
+                    static_kv=cross,
+                    need_weights=weights,
+                )
+                for attention, state in zip(pair, states)
+            ]
+            torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-4)
+            new_order = torch.tensor(order)
+            for attention, state in zip(pair, states):
+                # fairseq leaves static keys alone unless the number changes
+                if cross and attention is pair[1]:
+                    buffer = attention._get_input_buffer(state)
+                    for name, x in buffer.items():
+                        buffer[name] = None if x is None else x[new_order].contiguous()
+                else:
+                    attention.reorder_incremental_state(state, new_order)
+            key, padding = key[:, new_order], padding[new_order]
+            hypotheses = len(order)
+
+
+def test_keys_are_stored_once_a_sentence():
+    ours, _ = attention_pair("separate", cross=True)
+    key = torch.randn(3, 2, WIDTH).repeat_interleave(5, 1)
+    state = {}
+    with torch.no_grad():
+        ours.eval()(torch.randn(1, 10, WIDTH), key, key, None, state, False, True)
+        assert ours._get_input_buffer(state)["prev_key"].size(0) == 2
+        ours.reorder_incremental_state(state, torch.tensor([7, 7, 5, 9, 8]))
+        assert ours._get_input_buffer(state)["prev_key"].size(0) == 1
+    columns = torch.randn(3, 4, 2)
+    assert repeats(columns) == 1
+    assert repeats(columns[:, [0, 0, 0, 0, 1, 1]]) == 2
+    assert repeats(columns[:, [0, 0, 0, 1, 1]]) == 1
+
+
+@pytest.mark.parametrize("maps", ["separate", "fused"])
+@torch.no_grad()
+def test_the_kept_weight_is_never_stale(maps):
+    ours, theirs = attention_pair(maps)
+    ours.eval()
+    query = torch.randn(LENGTH, BATCH, WIDTH)
+
+    def agree():
+        mine, other = (a(query, query, query)[0] for a in (ours, theirs))
+        return torch.allclose(mine, other, atol=1e-5)
+
+    assert agree() and agree()
+    for layer in (ours.q_proj, ours.k_proj, ours.v_proj):
+        layer.blocks.data[0] += 1
+        assert agree()
+        layer.rule.data.mul_(1.5)
+        assert agree()
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(ours)))
+    torch.testing.assert_close(
+        copied(query, query, query), ours(query, query, query), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_half_precision_and_autocast():
+    for maps in ("dense", "separate", "fused"):
+        ours, theirs = attention_pair(maps)
+        query, key, padding = batch(False)
+        future = torch.full((LENGTH, LENGTH), -torch.inf).triu(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            results = [
+                a(query, key, key, padding, attn_mask=future, need_weights=False)[0]
+                for a in (ours, theirs)
+            ]
+        torch.testing.assert_close(*results, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("option", [dict(add_bias_kv=True), dict(add_zero_attn=True)])
+def test_what_only_fairseq_can(option):
+    ours, theirs = attention_pair("dense", **option)
+    theirs.skip_embed_dim_check = ours.skip_embed_dim_check = False
+    query, key, padding = batch(False)
+    mine, other = (a(query, key, key, padding)[0] for a in (ours, theirs))
+    torch.testing.assert_close(mine, other)
+
+
+def test_models_have_it_and_script_without(task):
+    for n in (1, 4):
+        model = tiny_transformer(task, phm_n=n).eval()
+        kinds = {type(m) for m in model.modules() if isinstance(m, MultiheadAttention)}
+        assert kinds == {Attention}
+        assert type(model.decoder.output_projection) is DenseLinear
+        generator = SequenceGenerator([model], task.target_dictionary, beam_size=2)
+        torch.jit.script(generator)
+        model(**padded_batch(task))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,)])
+@torch.no_grad()
+def test_weight_first(bias, shape):
+    layer, x = nn.Linear(7, 5, bias), torch.randn(*shape, 7)
+    y = weight_first(x, layer.weight, layer.bias)
+    assert y.is_contiguous()
+    torch.testing.assert_close(y, layer(x))
+    torch.testing.assert_close(dense_linear(x, layer.weight, layer.bias), layer(x))
