@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
     add("--sizes", nargs="+", type=size, default=SIZES, help="as 512x2048: in x out")
     add("--modes", nargs="+", choices=MODES, default=MODES)
     add("--rounds", type=int, default=15)
-    add("--weights-mb", type=float, default=128, help="dense weights that take turns, "
+    add("--weights-mb", type=float, default=64, help="dense weights that take turns, "
         "as those of a model do, for up to 64 tokens; 0: one layer, which stays in "
         "caches")  # fmt: skip
     add("--device", default="cpu")

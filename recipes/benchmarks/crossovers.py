@@ -26,7 +26,7 @@ SIZES = (128, 512, 2048)
 OUTPUTS = (*SIZES, 8192)  # the last one stands for a vocabulary
 FEW = (1, 2, 3, 5, 8, 12, 16, 20, 26, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256)
 MANY = (320, 80, 20, 8, 3, 1)
-BYTES = 128e6  # of the weights H that take turns: more than caches hold, as in a model
+BYTES = 64e6  # of the weights H that take turns: more than caches hold, as in a model
 GAIN = 0.9  # a path is taken where it needs at most this share of the other's time
 COLUMNS = (
     ("weight first", "kept"),

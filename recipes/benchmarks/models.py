@@ -78,12 +78,11 @@ def decoding(options: argparse.Namespace) -> List[Row]:
 def _transformers(
     task: Vocabulary, options: argparse.Namespace
 ) -> Dict[str, BaseFairseqModel]:
-    models = {
-        f"n={n}" if n > 1 else "dense": _build(
-            "phm_transformer", task, options, phm_n=n
-        )
-        for n in (1, *options.n)
-    }
+    models = {"dense": _build("phm_transformer", task, options, phm_n=1)}
+    for n in options.n:
+        for name, rule_rank in ((f"n={n}", 0), (f"n={n} R={n}", n)):
+            flags = dict(phm_n=n, phm_rule_rank=rule_rank)
+            models[name] = _build("phm_transformer", task, options, **flags)
     return {**models, "stock": _build("transformer", task, options)}
 
 
