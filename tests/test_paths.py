@@ -10,6 +10,7 @@ from fairseq_phm.functional import (
     bounded_rank_linear,
     bounded_rank_rule,
     choose_path,
+    exact_rule_factors,
     factored_linear,
     phm_linear,
     random_rule,
@@ -250,3 +251,26 @@ def test_the_choice():
     assert choose_path(0, 8, 2000, 500, cpu, fp32, True) == WEIGHT
     for place in (("meta", fp32), (cpu, torch.float64)):
         assert choose_path(1, 8, 2000, 500, *place, True) == WEIGHT
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_quaternions_by_eight_products(training, monkeypatch):
+    """Only while the frozen rule is Hamilton's; the results are those of H."""
+    layer = PHMLinear(2048, 512, 4, rule="quaternion", freeze_rule=True).train(training)
+    x = torch.randn(300, 2048)
+    with torch.set_grad_enabled(training):
+        assert layer.path(x) == BOUNDED_RANK
+        y = layer(x)
+        torch.testing.assert_close(
+            y, nn.functional.linear(x, layer.weight, layer.bias), atol=1e-4, rtol=1e-4
+        )
+        if training:
+            y.sum().backward()
+            assert layer.blocks.grad is not None
+        layer.rule.mul_(2)
+        assert layer.path(x) == WEIGHT
+    learning = PHMLinear(2048, 512, 4, rule="quaternion").train(training)
+    assert learning.path(x) == WEIGHT
+    for name, products in (("complex", 3), ("quaternion", 8), ("octonion", None)):
+        factors = exact_rule_factors(name)
+        assert (factors and factors[0].size(1)) == products

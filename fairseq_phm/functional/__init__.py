@@ -3,6 +3,7 @@
 from .bounded_rank import (
     bounded_rank_linear,
     bounded_rank_rule,
+    exact_rule_factors,
     random_rule_factors,
 )
 from .factored import factored_linear
@@ -27,6 +28,7 @@ __all__ = [
     "check_sizes",
     "choose_path",
     "dense_linear",
+    "exact_rule_factors",
     "factored_linear",
     "is_whole",
     "kronecker_sum",

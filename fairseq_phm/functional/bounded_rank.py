@@ -23,6 +23,64 @@ def bounded_rank_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
     return (u[:, None, None] * v[:, None] * w).sum(-1)
 
 
+def exact_rule_factors(name: str) -> Optional[Tuple[Tensor, Tensor, Tensor]]:
+    """Factors (n, R) of an algebra's rule with fewer than n^2 products; None without.
+
+    Three products for complex numbers (Gauss), eight for quaternions (Howell and Lafon,
+    1975), the least that there are.
+
+    >>> from fairseq_phm.functional import multiplication_rule
+    >>> for name in ("complex", "quaternion"):
+    ...     factors = exact_rule_factors(name)
+    ...     print(bounded_rank_rule(*factors).equal(multiplication_rule(name)))
+    True
+    True
+    """
+    if name not in _EXACT:
+        return None
+    weights, inputs, outputs = map(torch.tensor, _EXACT[name])
+    return weights.t().contiguous(), outputs.contiguous(), inputs.t().contiguous()
+
+
+# The product of a = (a0, a1, ...) and b: its parts are rows of the third table times
+# the products of (row of the first table times a) and (row of the second times b).
+_EXACT = {
+    "complex": (
+        [[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]],
+        [[1.0, 0.0], [-1.0, 1.0], [1.0, 1.0]],
+        [[1.0, 0.0, -1.0], [1.0, 1.0, 0.0]],
+    ),
+    "quaternion": (
+        [
+            [0.0, 1.0, 0.0, 1.0],
+            [1.0, 0.0, -1.0, 0.0],
+            [1.0, 0.0, 1.0, 0.0],
+            [0.0, -1.0, 0.0, 1.0],
+            [0.0, 0.0, -1.0, 1.0],
+            [1.0, 1.0, 0.0, 0.0],
+            [1.0, -1.0, 0.0, 0.0],
+            [0.0, 0.0, 1.0, 1.0],
+        ],
+        [
+            [0.0, 1.0, 1.0, 0.0],
+            [1.0, 0.0, 0.0, 1.0],
+            [1.0, 0.0, 0.0, -1.0],
+            [0.0, 1.0, -1.0, 0.0],
+            [0.0, 0.0, 1.0, -1.0],
+            [1.0, 1.0, 0.0, 0.0],
+            [0.0, 0.0, 1.0, 1.0],
+            [1.0, -1.0, 0.0, 0.0],
+        ],
+        [
+            [-0.5, 0.5, 0.5, 0.5, 1.0, 0.0, 0.0, 0.0],
+            [-0.5, -0.5, -0.5, 0.5, 0.0, 1.0, 0.0, 0.0],
+            [0.5, -0.5, 0.5, 0.5, 0.0, 0.0, 1.0, 0.0],
+            [0.5, 0.5, -0.5, 0.5, 0.0, 0.0, 0.0, 1.0],
+        ],
+    ),
+}
+
+
 def random_rule_factors(
     n: int, rank: int, generator: Optional[torch.Generator] = None
 ) -> Tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from ..functional import (
 )
 from ..functional.paths import BOUNDED_RANK, FACTORED, WEIGHT
 from .cache import WeightCache
-from .linear import FACTORS, RULE_FACTORS, PHMLinear, PHMLinearRows
+from .linear import FACTORS, PHMLinear, PHMLinearRows
 
 
 class JointProduct:
@@ -55,7 +55,7 @@ class JointProduct:
         if path == FACTORED:
             output = factored_linear(input, first.rule, first.blocks, bias, *rows)
         elif path == BOUNDED_RANK:
-            factors = [getattr(first, name) for name in RULE_FACTORS]
+            factors = first.rule_factors()
             output = bounded_rank_linear(input, *factors, first.blocks, bias)
         else:
             output = dense_linear(input, self._weight(layers, rows), bias)
