@@ -25,6 +25,7 @@ def clean_pairs(
     max_characters: int,
     max_ratio: float,
     workers: int,
+    lines: int = 0,
 ) -> Dict[str, Any]:
     """Write ``out/SPLIT.LANGUAGE``, UTF-8 in NFC with Unix line ends.
 
@@ -34,6 +35,8 @@ def clean_pairs(
 
     Args:
         files: split -> its two files.
+        lines: of the training files, the first ones, and a tenth of it for the other
+            splits; 0: all.
 
     Returns:
         split -> number of ``pairs``; what was ``dropped`` and ``repaired``, by kind.
@@ -47,19 +50,26 @@ def clean_pairs(
     for split, paths in files.items():
         work = partial(_clean_pairs, limits=limits if split == "train" else None)
         names = [f"{split}.{language}" for language in languages]
-        report[split] = clean_split(work, paths, [out / n for n in names], workers)
+        outs = [out / name for name in names]
+        report[split] = clean_split(work, split, paths, outs, workers, lines)
     return report
 
 
 def clean_split(
-    work: Any, paths: Sequence[Path], outs: Sequence[Path], workers: int
+    work: Any,
+    split: str,
+    paths: Sequence[Path],
+    outs: Sequence[Path],
+    workers: int,
+    lines: int,
 ) -> Dict[str, Any]:
     """Write what ``work`` makes of each chunk; counts as in :func:`clean_pairs`."""
     pairs, dropped, repaired = 0, Counter(), Counter()
+    chunks = read_chunks(paths, lines if split == "train" else -(-lines // 10))
     files = [out.open("wb") for out in outs]
     try:
         with tqdm(unit=" lines", desc=f"clean {outs[0].name}", disable=None) as bar:
-            for sides, lost, mended in in_parallel(work, read_chunks(paths), workers):
+            for sides, lost, mended in in_parallel(work, chunks, workers):
                 for file, text in zip(files, sides):
                     file.write(text)
                 kept = sides[0].count(b"\n")

@@ -74,6 +74,7 @@ class DataSet:
     drop_labels: Tuple[str, ...] = ()  # rows with these are left out, and counted
 
     seed: int = 1  # of the generator
+    lines: int = 0  # of the training set, a tenth of it for the others; 0: all
 
 
 def names() -> List[str]:

@@ -106,8 +106,14 @@ def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int)
     cleaned = work.step(
         "clean",
         _inputs(raw, languages),
-        {"limits": limits, "unicode": unicodedata.unidata_version},
-        lambda out: clean.clean_pairs(raw, languages, out, *limits, workers),
+        {
+            "limits": limits,
+            "lines": data_set.lines,
+            "unicode": unicodedata.unidata_version,
+        },
+        lambda out: clean.clean_pairs(
+            raw, languages, out, *limits, workers, data_set.lines
+        ),
         [clean, text],
     )
     size = (data_set.subwords, data_set.subword_sentences)
@@ -138,7 +144,9 @@ def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int)
 
 
 def _tables(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
-    rules = (data_set.columns, data_set.labels, data_set.drop_labels)
+    rules = (
+        data_set.columns, data_set.labels, data_set.drop_labels, data_set.lines,
+    )  # fmt: skip
     work.step(
         "clean",
         _inputs(raw, ("tsv",)),

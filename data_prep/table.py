@@ -35,7 +35,8 @@ def clean_tables(
     report = {}
     for split, paths in files.items():
         work = partial(_clean_rows, data_set=data_set, training=split == "train")
-        report[split] = clean_split(work, paths, [out / f"{split}.tsv"], workers)
+        outs = [out / f"{split}.tsv"]
+        report[split] = clean_split(work, split, paths, outs, workers, data_set.lines)
     return report
 
 

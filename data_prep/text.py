@@ -37,8 +37,11 @@ class Chunk(NamedTuple):
     sides: List[List[bytes]]
 
 
-def read_chunks(paths: Sequence[Path]) -> Iterator[Chunk]:
+def read_chunks(paths: Sequence[Path], most: int = 0) -> Iterator[Chunk]:
     """The lines of parallel files (plain, .gz or .xz), ``CHUNK`` of them at a time.
+
+    Args:
+        most: only so many, the first ones; 0: all.
 
     Raises:
         DataError: no such file, an empty or a damaged one, different numbers of lines.
@@ -46,7 +49,8 @@ def read_chunks(paths: Sequence[Path]) -> Iterator[Chunk]:
     files = [lines_of(path) for path in paths]
     first = 1
     while True:
-        sides = [list(islice(file, CHUNK)) for file in files]
+        size = min(CHUNK, most - first + 1) if most else CHUNK
+        sides = [list(islice(file, size)) for file in files]
         lengths = [len(side) for side in sides]
         if len(set(lengths)) > 1:
             totals = [

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import sys
 from collections import defaultdict
-from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any, Dict, List
 
 import torch
 
-from fairseq_phm.tasks import DataError
 from fairseq_phm.tasks.classification import split_file
 from fairseq_phm.tasks.tsv import numbered_lines
 
-from .options import parse_classification
+from .driver import errors_in_one_line, in_threads, model_flags, record
+from .options import ROOT, parse_classification
 from .report import tables
 from .runner import (
     RunError,
@@ -27,10 +24,11 @@ from .runner import (
     follow,
     load_model,
     provenance,
+    read_training,
     stamps,
     step,
+    tool,
     train,
-    write_result,
 )
 
 
@@ -38,34 +36,12 @@ def main() -> None:
     """Command line of the recipes for classification."""
     options = parse_classification(sys.argv[1:])
     threads = max(1, torch.get_num_threads() // options.jobs)
-    failed = Event()
-
-    def unless_failed(model: str, seed: int) -> Dict[str, Any]:
-        if failed.is_set():
-            raise CancelledError
-        try:
-            return run(model, seed, threads, options)
-        except BaseException:
-            failed.set()
-            raise
-
-    try:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            futures = [
-                pool.submit(unless_failed, model, seed)
-                for seed in options.seeds
-                for model in options.models
-            ]
-            try:
-                results = [future.result() for future in futures]
-            finally:
-                failed.set()
-    except (DataError, RunError) as error:
-        sys.exit(f"{options.name}: {error}")
-    except OSError as error:
-        sys.exit(f"{options.name}: {error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        sys.exit(f"\n{options.name}: interrupted; the same command goes on")
+    results: List[Dict[str, Any]] = []
+    jobs = [(model, seed) for seed in options.seeds for model in options.models]
+    with errors_in_one_line(options.name):
+        in_threads(
+            lambda job: results.append(run(*job, threads, options)), jobs, options.jobs
+        )
     print("\n" + "\n\n".join(tables(results)))
 
 
@@ -74,15 +50,12 @@ def run(
 ) -> Dict[str, Any]:
     """Train one model and classify the test set; an equal run's result is read back."""
     name = f"{model if model.isalpha() else f'PHM n={model}'}, seed {seed}"
-    family = "quaternion" if model == "quaternion" else "phm"
     flags = [
-        "--arch", f"{family}_{options.arch}", "--task", "tsv_classification",
+        *model_flags(model, options.arch), "--task", "tsv_classification",
         "--criterion", "sentence_prediction", "--best-checkpoint-metric", "accuracy",
         "--maximize-best-checkpoint-metric", "--seed", str(seed),
         *shlex.split(options.flags), *options.extra,
     ]  # fmt: skip
-    if model != "quaternion":
-        flags += ["--phm-n", "1" if model == "dense" else model]
     if options.vectors:
         flags += ["--vectors", str(options.vectors.absolute())]
     data = options.data.absolute()
@@ -95,7 +68,13 @@ def run(
     if finished.is_file():
         step(f"{name}: using {finished}")
         return json.loads(finished.read_text())
-    seconds = train(name, data, folder, flags, threads, epochs=options.epochs)
+    command = [
+        tool("fairseq-train"), str(data), "--user-dir", str(ROOT / "fairseq_phm"),
+        "--num-workers", "0", "--required-batch-size-multiple", "1",
+        "--log-interval", "20", *flags,
+    ]  # fmt: skip
+    train(name, command, folder, epochs=options.epochs, threads=threads)
+    training = read_training(folder / "train.log")
     predictions = folder / "test.predictions.tsv"
     command = [
         sys.executable, "-m", "fairseq_phm.predict",
@@ -107,22 +86,22 @@ def run(
     encoder = load_model(folder / "checkpoint_best.pt").encoder
     result = {
         "experiment": options.name,
+        "task": "classification",
         "model": model,
         "seed": seed,
         "epochs": options.epochs,
         "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
-        "published": json.loads(options.published or "{}").get(model, []),
+        "published": options.published.get(model, []),
         **accuracies(predictions, test, flags, options.by_column),
-        "valid_accuracy": best_valid_accuracy(folder / "train.log"),
-        "training_seconds": seconds,
+        "valid_accuracy": max(training["accuracies"]),
+        "curve": training["curve"],
+        "training_seconds": training["training_seconds"],
         "flags": shlex.join(
             flags[: flags.index("--vectors")] if options.vectors else flags
         ),
         **provenance(threads),
     }
-    write_result(result, finished)
-    with (options.out / "results.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(result) + "\n")
+    record(result, finished, options.out / "results.jsonl")
     return result
 
 
@@ -147,12 +126,6 @@ def accuracies(
         result["accuracy_by"] = {key: scores[key] for key in sorted(scores)}
         result["rows_by"] = {key: len(groups[key]) for key in sorted(scores)}
     return result
-
-
-def best_valid_accuracy(log: Path) -> float:
-    """The best validation accuracy that a training reported, in per cent."""
-    found = re.findall(r'"valid_accuracy": "([\d.]+)"', log.read_text(encoding="utf-8"))
-    return max(map(float, found))
 
 
 if __name__ == "__main__":

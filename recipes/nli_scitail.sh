@@ -4,8 +4,8 @@
 #   ./recipes/nli_scitail.sh --data DIR --vectors glove.6B.300d.txt [--seeds 1 2 3 4 5]
 #   ./recipes/nli_scitail.sh --help
 set -euo pipefail
-. "$(dirname "$0")/classification.sh"
-classify "SciTail" lstm_classifier \
+. "$(dirname "$0")/recipe.sh"
+classify --name SciTail --arch phm_lstm_classifier \
   --models dense quaternion 2 5 10 --seeds 1 2 3 --epochs 6 \
   --flags "--text-columns 1,2 --label-column 3 --labels entails,neutral
     --word-tokenizer treebank --lowercase

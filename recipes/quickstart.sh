@@ -5,8 +5,6 @@
 #   ./recipes/quickstart.sh --help         all options, your own files among them
 # PYTHON=python3.12 ./recipes/quickstart.sh  chooses the interpreter.
 set -euo pipefail
-here=$(cd "$(dirname "$0")/.." && pwd)
-PYTHONPATH=$here "${PYTHON:-python3}" -m recipes.options quickstart "$@"
-case " $* " in *" -h "* | *" --help "*) exit ;; esac
-"$here/recipes/environment.sh" "$here/.venv" recipes
-PYTHONPATH=$here exec "$here/.venv/bin/python" -m recipes.translation "$@"
+. "$(dirname "$0")/recipe.sh"
+translate cldr --name quickstart --size demo --models 4 --src en --tgt de --mean none \
+  "$@"

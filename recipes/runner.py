@@ -14,7 +14,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from tqdm import tqdm
 
@@ -27,25 +27,20 @@ class RunError(RuntimeError):
 
 def train(
     name: str,
-    data: Path,
+    command: List[str],
     folder: Path,
-    flags: List[str],
-    threads: Optional[int] = None,
     epochs: int = 0,
     updates: int = 0,
-) -> float:
+    threads: Optional[int] = None,
+) -> None:
     """fairseq-train, or the rest of it after an interruption, with a progress bar.
 
     Args:
         name: what the bar says.
-        data: the folder that fairseq-train reads.
-        folder: for checkpoints, log and seconds.
-        flags: of fairseq-train.
-        threads: CPU threads; default: torch's choice.
+        command: the program and its options but those for checkpoints, log and length.
+        folder: for checkpoints and ``train.log``.
         epochs, updates: length of the training, one of them.
-
-    Returns:
-        Seconds of training and validation.
+        threads: CPU threads; default: torch's choice.
 
     Raises:
         RunError: the command failed or left no checkpoint.
@@ -53,37 +48,73 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     drop_broken_checkpoint(folder)
     command = [
-        tool("fairseq-train"), str(data), "--user-dir", str(ROOT / "fairseq_phm"),
-        "--save-dir", str(folder), "--no-epoch-checkpoints", "--num-workers", "0",
-        "--required-batch-size-multiple", "1", "--log-format", "json",
-        "--log-interval", "20",
+        *command, "--save-dir", str(folder), "--no-epoch-checkpoints",
+        "--log-format", "json",
         *(["--max-epoch", str(epochs)] if epochs else ["--max-update", str(updates)]),
-        *flags,
     ]  # fmt: skip
-    seconds, valid = 0.0, ""
+    valid = ""
     with tqdm(total=updates or None, unit="update", desc=name) as bar:
         for line in follow(command, folder / "train.log", threads):
             per_epoch = re.search(r"grouped total_num_itrs = (\d+)", line)
             if per_epoch and epochs:
                 bar.total = epochs * int(per_epoch[1])
-            entry = re.search(r"\| (train|train_inner|valid) \| (\{.*\})", line)
+            entry = log_entry(line)
             if not entry:
                 continue
-            kind, values = entry[1], json.loads(entry[2])
+            kind, values = entry
             if kind == "valid":
-                valid = f", valid {values['valid_loss']}"
-                if "valid_accuracy" in values:
-                    valid = f", valid accuracy {values['valid_accuracy']}"
+                valid = f", valid {values['loss']}"
+                if "accuracy" in values:
+                    valid = f", valid accuracy {values['accuracy']}"
                 continue
-            prefix = "train_" if kind == "train" else ""
-            loss, speed = values[prefix + "loss"], values[prefix + "wps"]
-            bar.set_postfix_str(f"loss {loss}{valid}, {speed} tokens/s", refresh=False)
-            bar.update(int(values[prefix + "num_updates"]) - bar.n)
-            seconds = float(values[prefix + "wall"])
+            shown = f"loss {values['loss']}{valid}, {values['wps']} tokens/s"
+            bar.set_postfix_str(shown, refresh=False)
+            bar.update(int(values["num_updates"]) - bar.n)
     if not (folder / "checkpoint_best.pt").is_file():
         raise RunError(f"{folder}: no checkpoint_best.pt after training")
-    (folder / "seconds").write_text(str(seconds or read_seconds(folder)))
-    return read_seconds(folder)
+
+
+def log_entry(line: str) -> Optional[Tuple[str, Dict[str, str]]]:
+    """``train``, ``train_inner`` or ``valid`` and the values of a line of the log."""
+    entry = re.search(r"\| (train|train_inner|valid) \| (\{.*\})", line)
+    if not entry:
+        return None
+    kind, prefix = entry[1], re.compile("^(train|valid)_")
+    return kind, {prefix.sub("", k): v for k, v in json.loads(entry[2]).items()}
+
+
+def read_training(log: Path) -> Dict[str, Any]:
+    """What a training says of itself, over all its interruptions.
+
+    Returns:
+        ``training_seconds``, validation included; ``curve``: [update, mean training
+        loss since the one before, validation loss] for each validation; and the
+        ``accuracies`` of the validations in per cent, where there are any.
+    """
+    seconds, part = 0.0, 0.0
+    curve: Dict[int, List[Any]] = {}
+    accuracies = []
+    losses: List[float] = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        if line.startswith("$ "):  # the training was started, or started again
+            seconds, part, losses = seconds + part, 0.0, []
+        kind, values = log_entry(line) or ("", {})
+        if kind == "train_inner":
+            losses.append(float(values["loss"]))
+        if "wall" in values:
+            part = float(values["wall"])
+        if kind == "valid":
+            updates = int(values["num_updates"])
+            mean = round(sum(losses) / len(losses), 4) if losses else None
+            curve[updates] = [updates, mean, float(values["loss"])]
+            losses = []
+            if "accuracy" in values:
+                accuracies.append(float(values["accuracy"]))
+    return {
+        "training_seconds": seconds + part,
+        "curve": [curve[updates] for updates in sorted(curve)],
+        "accuracies": accuracies,
+    }
 
 
 def load_model(checkpoint: Path) -> Any:
@@ -150,13 +181,7 @@ def drop_broken_checkpoint(folder: Path) -> None:
         shutil.copyfile(numbered[-1], last)
 
 
-def read_seconds(folder: Path) -> float:
-    """Seconds of the training that left its checkpoints in ``folder``."""
-    file = folder / "seconds"
-    return float(file.read_text()) if file.is_file() else 0.0
-
-
-def provenance(threads: Optional[int] = None) -> Dict[str, Any]:
+def provenance(threads: Optional[int] = None, gpus: int = 1) -> Dict[str, Any]:
     """Hardware, versions and commit of a run."""
     import fairseq
     import torch
@@ -168,9 +193,12 @@ def provenance(threads: Optional[int] = None) -> Dict[str, Any]:
         capture_output=True,
         text=True,
     ).stdout.strip()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    hardware = f"CPU, {threads or torch.get_num_threads()} threads"
+    if gpus and torch.cuda.is_available():
+        hardware = torch.cuda.get_device_name()
+        hardware = hardware if gpus == 1 else f"{gpus} x {hardware}"
     return {
-        "hardware": gpu or f"CPU, {threads or torch.get_num_threads()} threads",
+        "hardware": hardware,
         "versions": {
             "fairseq_phm": fairseq_phm.__version__,
             "fairseq": fairseq.__version__,
@@ -180,11 +208,9 @@ def provenance(threads: Optional[int] = None) -> Dict[str, Any]:
     }
 
 
-def write_result(result: Dict[str, Any], file: Path) -> None:
-    """Write a run's result, whole or not at all."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
-    os.replace(partial, file)
+def read_json(file: Path) -> Any:
+    """The value in a JSON file."""
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def tool(name: str) -> str:

@@ -5,8 +5,8 @@
 #   ./recipes/sva.sh --data DIR [--seeds 1 2 3 4 5]
 #   ./recipes/sva.sh --help
 set -euo pipefail
-. "$(dirname "$0")/classification.sh"
-classify "SVA" transformer_classifier \
+. "$(dirname "$0")/recipe.sh"
+classify --name SVA --arch phm_transformer_classifier \
   --models dense quaternion 2 4 8 --seeds 1 2 3 --epochs 3 --by-column 3 \
   --flags "--text-columns 1 --label-column 2 --labels singular,plural --min-count 2
     --optimizer adam --adam-betas (0.9,0.98) --clip-norm 1.0 --batch-size 256

@@ -1,86 +1,353 @@
-"""Trains phm_transformer on a corpus of sentence pairs, translates, scores."""
+"""Trains PHM-Transformers and their dense twin on pairs, translates, scores."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
+import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Tuple
 
-from sacrebleu.metrics import BLEU
 from tabulate import tabulate
 from tqdm import tqdm
 
-from data_prep import SPLITS, DataError
+from data_prep import SPLITS
 from data_prep.declaration import DataSet, load
+from data_prep.get import raw_files
+from data_prep.prepare import Files
 from data_prep.prepare import prepare as prepare_data
 from data_prep.text import read_lines
+from data_prep.workspace import write_json
 
-from .options import ROOT, parse_quickstart
+from .driver import (
+    Stage,
+    errors_in_one_line,
+    in_threads,
+    model_flags,
+    record,
+    run_stages,
+)
+from .machines import check_machine, precision_flags, train_command
+from .options import ROOT, parse_translation
 from .runner import (
     RunError,
     digest,
     follow,
     load_parameters,
+    provenance,
+    read_json,
+    read_training,
     stamps,
     step,
     tool,
     train,
-    write_result,
 )
+from .score import compare, score
+
+LONGEST = 4096  # tokens of a batch at least: the longest sentences have 1024
+NEVER = str(10**9)
 
 
 def main() -> None:
-    """Command line of ``recipes/quickstart.sh``."""
-    options = parse_quickstart(sys.argv[1:])
-    family = options.arch.partition("_transformer")[0] + "_transformer"
-    models = {f"{family} n={options.n}": [*options.extra, "--phm-n", str(options.n)]}
-    if options.compare:
-        models["transformer (dense)"] = [*without_phm(options.extra), "--phm-n", "1"]
-    try:
-        data = prepare(options)
-        results = [run(name, own, data, options) for name, own in models.items()]
-    except OSError as error:
-        sys.exit(f"quickstart: {error.filename}: {error.strerror}")
-    except (DataError, RunError) as error:
-        sys.exit(f"quickstart: {error}")
-    except KeyboardInterrupt:
-        print("\nquickstart: interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(130)
-    report(results)
+    """Command line of the recipes for translation."""
+    options = parse_translation(sys.argv[1:])
+    options.name = options.name or options.data_set or f"{options.src}-{options.tgt}"
+    with errors_in_one_line(options.name):
+        check_machine(options)
+        data = Data(options)
+        data.prepare("prepare" in options.stages)
+        runs = [
+            Run(model, seed, data, options)
+            for seed in options.seeds
+            for model in options.models
+        ]
+        dense_first = sorted(runs, key=lambda run: (run.seed, run.model != "dense"))
+        in_threads(Run.go, dense_first, options.jobs)
+        if "score" in options.stages:
+            for run in runs:  # those that came before their dense twin, by --jobs
+                if not run.result.is_file():
+                    run.score()
+            report([read_json(run.result) for run in runs], [run.title for run in runs])
 
 
-def prepare(options: argparse.Namespace) -> Path:
-    """Folder with the prepared corpus, made unless it is there."""
-    pair = f"{options.src}-{options.tgt}"
-    if options.train:
-        data_set = DataSet(pair, "own files", "parallel")
-        raw = {
-            split: [
-                Path(f"{getattr(options, split)}.{language}").absolute()
-                for language in (options.src, options.tgt)
-            ]
-            for split in SPLITS
+class Data:
+    """The sentence pairs of an experiment, prepared in a folder of their own."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.set, self.raw = _data_set(options)
+        self.source, self.target = self.set.languages
+        files = [file for files in (self.raw or {}).values() for file in files]
+        settings = [self.set.languages, self.set.subwords, self.set.lines]
+        key = digest([stamps(files) or repr(self.set), *settings])
+        name = f"data-{self.source}-{self.target}-{key}"
+        self.folder = options.out / options.name / name
+
+    def prepare(self, wanted: bool) -> None:
+        """Fill the folder, or see that it is filled.
+
+        Raises:
+            RunError: neither.
+        """
+        manifest = self.folder / "manifest.json"
+        if wanted:
+            step(f"{'Using' if manifest.is_file() else 'Preparing'} {self.folder}")
+            found = prepare_data(self.set, self.folder, self.raw)
+            counts = {"dropped": sum(found["dropped"].values()), **found["counts"]}
+            counted = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+            print(f"Sentence pairs: {counted}", flush=True)
+        elif not manifest.is_file():
+            raise RunError(f"no {manifest}: run --stage prepare first")
+
+    @property
+    def summary(self) -> Dict[str, Any]:
+        """Number of pairs by split, and a hash of all of them in subwords."""
+        manifest = read_json(self.folder / "manifest.json")
+        encoded = manifest["steps"]["encoded"]["sha256"]
+        return {**manifest["counts"], "hash": digest(sorted(encoded.items()))}
+
+    def test(self, language: str) -> List[str]:
+        """The test sentences of a side, as the text was before subwords."""
+        return read_lines(self.folder / "clean" / f"test.{language}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model with one seed, from training to score."""
+
+    model: str
+    seed: int
+    data: Data
+    options: argparse.Namespace
+
+    def go(self) -> None:
+        """The wanted stages, but for those that are done."""
+        stages = [
+            Stage("train", self.folder / "train.json", self.train),
+            Stage("average", self.checkpoint, self.average),
+            Stage("generate", self.decoding, self.generate),
+            Stage("score", self.result, self.score),
+        ]
+        if self.options.mean == "none":
+            del stages[1]
+        run_stages(self.title, stages, self.options.stages)
+
+    @property
+    def name(self) -> str:
+        """The model, as in tables of results."""
+        wide = self.options.wide and self.model != "dense"
+        return f"{self.model}-wide" if wide else self.model
+
+    @property
+    def title(self) -> str:
+        """The model, as on the screen."""
+        family = "_".join(self.options.arch.split("_")[:2])
+        text = {
+            "dense": "transformer (dense)",
+            "quaternion": family.replace("phm_", "quaternion_", 1),
+        }.get(self.model, f"{family} n={self.model}")
+        text += ", wide" if self.name.endswith("-wide") else ""
+        return f"{text}, seed {self.seed}" if len(self.options.seeds) > 1 else text
+
+    @property
+    def flags(self) -> List[str]:
+        """Of fairseq-train, for model and training."""
+        options = self.options
+        extra = [*shlex.split(options.wide), *options.extra]
+        return [
+            *model_flags(self.model, options.arch), "--seed", str(self.seed),
+            *training_flags(options),
+            *(without_phm(options.extra) if self.model == "dense" else extra),
+        ]  # fmt: skip
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and logs are; other settings have another one."""
+        options = self.options
+        settings = [
+            self.data.folder.name, options.arch, options.updates, options.save_interval,
+            options.num_checkpoints, options.gpus, options.extra,
+        ]  # fmt: skip
+        key = digest([*settings, training_flags(options)])
+        kind = f"n{self.name}" if self.model.isdigit() else self.name
+        return options.out / options.name / f"{kind}-seed{self.seed}-{key}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What translates."""
+        if self.options.mean == "none":
+            return self.folder / "checkpoint_best.pt"
+        mean = f"{self.options.mean}{self.options.num_checkpoints}"
+        return self.folder / f"averaged-{mean}.pt"
+
+    @property
+    def decoding(self) -> Path:
+        """Hypotheses and what is known of them."""
+        search = f"beam{self.options.beam}-lenpen{self.options.lenpen}"
+        return self.folder / f"test-{self.checkpoint.stem}-{search}.json"
+
+    @property
+    def twin(self) -> Optional[Path]:
+        """The hypotheses of the dense model of the same seed, if they are there."""
+        twin = replace(self, model="dense").decoding
+        return twin if self.model != "dense" and twin.is_file() else None
+
+    @property
+    def result(self) -> Path:
+        """Scores, and all that the table of results needs."""
+        kind = "compared" if self.twin else "result"
+        return self.decoding.with_name(f"{kind}-{self.decoding.name}")
+
+    def train(self) -> None:
+        """Fill the folder with checkpoints."""
+        options, interval = self.options, self.options.save_interval
+        command = [
+            *train_command(options), str(self.data.folder / "bin"),
+            "--user-dir", str(ROOT / "fairseq_phm"),
+            "--source-lang", self.data.source, "--target-lang", self.data.target,
+            "--max-tokens-valid", str(max(options.max_tokens, LONGEST)),
+            "--required-batch-size-multiple", "1", "--num-workers", "0",
+            "--log-interval", str(min(20, interval)),
+            "--save-interval-updates", str(interval),
+            "--validate-interval-updates", str(interval),
+            "--keep-interval-updates", str(options.num_checkpoints),
+            "--save-interval", NEVER, "--validate-interval", NEVER,  # at epochs' ends
+            *self.flags,
+        ]  # fmt: skip
+        train(self.title, command, self.folder, updates=options.updates)
+        found = read_training(self.folder / "train.log")
+        write_json(self.folder / "train.json", found)
+
+    def average(self) -> None:
+        """Average the last checkpoints."""
+        options, inputs = self.options, [self.folder]
+        if not numbered(self.folder):
+            # fairseq leaves a checkpoint out that falls on the end of an epoch.
+            print(f"{self.title}: no checkpoint within epochs, the last one is taken")
+            inputs = [self.folder / "checkpoint_last.pt"]
+        command = [
+            sys.executable, "-m", "fairseq_phm.average", "--inputs", *map(str, inputs),
+            "--num-checkpoints", str(options.num_checkpoints),
+            "--mean", options.mean, "--output", str(self.checkpoint),
+        ]  # fmt: skip
+        for line in follow(command, self.folder / "average.log"):
+            print(line, flush=True)
+
+    def generate(self) -> None:
+        """Translate the test set.
+
+        Raises:
+            RunError: there are not as many hypotheses as source lines.
+        """
+        options = self.options
+        command = [
+            tool("fairseq-generate"), str(self.data.folder / "bin"),
+            "--user-dir", str(ROOT / "fairseq_phm"),
+            "--source-lang", self.data.source, "--target-lang", self.data.target,
+            "--path", str(self.checkpoint), "--gen-subset", "test",
+            "--beam", str(options.beam), "--lenpen", str(options.lenpen),
+            "--max-len-a", "1", "--max-len-b", "50",  # as the paper's tool
+            "--remove-bpe", "sentencepiece", "--num-workers", "0",
+            "--max-tokens", str(max(options.max_tokens, LONGEST)),
+            "--required-batch-size-multiple", "1",
+            *(["--cpu"] if options.cpu else []),
+        ]  # fmt: skip
+        lines = len(self.data.test(self.data.source))
+        found: Dict[int, str] = {}
+        seconds = 0.0
+        with tqdm(total=lines, unit="sentence", desc=self.title) as bar:
+            for line in follow(command, self.folder / "generate.log"):
+                hypothesis = re.match(r"H-(\d+)\t[^\t]*\t?(.*)", line)
+                if hypothesis:
+                    found[int(hypothesis[1])] = hypothesis[2]
+                    bar.update()
+                timing = re.search(r"Translated .* in ([\d.]+)s", line)
+                seconds = float(timing[1]) if timing else seconds
+        if sorted(found) != list(range(lines)):
+            raise RunError(
+                f"{self.folder}: {len(found)} hypotheses for {lines} test lines"
+            )
+        hypotheses = [found[number] for number in range(lines)]
+        text = self.decoding.with_suffix(f".{self.data.target}")
+        text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
+        averaged = min(options.num_checkpoints, len(numbered(self.folder)) or 1)
+        write_json(
+            self.decoding,
+            {
+                "decoding_seconds": seconds,
+                "checkpoints": 1 if options.mean == "none" else averaged,
+                "hypotheses": hypotheses,
+            },
+        )
+
+    def score(self) -> None:
+        """Score the hypotheses, and compare them with the dense twin's if there are."""
+        options, data = self.options, self.data
+        decoding, training = (
+            read_json(file) for file in (self.decoding, self.folder / "train.json")
+        )
+        hypotheses = decoding.pop("hypotheses")
+        references = data.test(data.target)
+        scores = score(hypotheses, references)
+        if self.twin:
+            baseline = read_json(self.twin)["hypotheses"]
+            scores.update(compare(hypotheses, baseline, references))
+        parameters = load_parameters(self.checkpoint)
+        result = {
+            "experiment": options.name,
+            "task": "translation",
+            "model": self.name,
+            "seed": self.seed,
+            "size": options.size,
+            "languages": [data.source, data.target],
+            "data": data.summary,
+            "parameters": parameters["non_embedding"],
+            "total_parameters": parameters["total"],
+            "updates": options.updates,
+            **scores,
+            "mean": options.mean,
+            **decoding,
+            "beam": options.beam,
+            "lenpen": options.lenpen,
+            "curve": training["curve"],
+            "published": options.published.get(self.name, []),
+            "training_seconds": training["training_seconds"],
+            "flags": shlex.join(self.flags),
+            **provenance(gpus=0 if options.cpu else options.gpus),
         }
-        stamp: Any = stamps(file for files in raw.values() for file in files)
-    else:
-        data_set, raw, stamp = load("cldr"), None, f"cldr {options.seed}"
-    data_set = replace(
-        data_set,
-        languages=(options.src, options.tgt),
-        subwords=options.vocab_size,
-        seed=options.seed,
-    )
-    stamp = [stamp, options.vocab_size, options.seed]
-    data = options.out / f"data-{pair}-{digest(stamp)}"
-    step(f"Using {data}" if (data / "manifest.json").is_file() else f"Preparing {data}")
-    manifest = prepare_data(data_set, data, raw)
-    counts = {"dropped": sum(manifest["dropped"].values()), **manifest["counts"]}
-    print("Sentence pairs: " + ", ".join(f"{k} {v:,}" for k, v in counts.items()))
-    return data
+        record(result, self.result, options.out / "results.jsonl")
+
+
+def report(results: List[Dict[str, Any]], titles: List[str]) -> None:
+    """Print the table of all models."""
+    rows = [
+        {
+            "model": title,
+            "parameters, non-embedding": f"{result['parameters']:,}",
+            "total": f"{result['total_parameters']:,}",
+            "BLEU": f"{result['bleu']:.2f}",
+            "training": f"{result['training_seconds']:.0f} s",
+            "decoding": f"{result['decoding_seconds']:.1f} s",
+        }
+        for result, title in zip(results, titles)
+    ]
+    align = ["left"] + ["right"] * 5
+    print("\n" + tabulate(rows, headers="keys", colalign=align, disable_numparse=True))
+    print(f"BLEU: {results[0]['bleu_signature']}")
+
+
+def training_flags(options: argparse.Namespace) -> List[str]:
+    """Flags of fairseq-train that all models of an experiment have."""
+    return [
+        "--encoder-normalize-before", "--decoder-normalize-before",
+        "--share-all-embeddings", "--dropout", "0.1",
+        "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
+        "--optimizer", "adam", "--lr", str(options.lr),
+        "--warmup-updates", str(options.warmup_updates),
+        "--max-tokens", str(options.max_tokens), *shlex.split(options.flags),
+        *precision_flags(options),
+    ]  # fmt: skip
 
 
 def without_phm(flags: List[str]) -> List[str]:
@@ -94,107 +361,38 @@ def without_phm(flags: List[str]) -> List[str]:
     return kept
 
 
-def run(
-    name: str, own: List[str], data: Path, options: argparse.Namespace
-) -> Dict[str, Any]:
-    """Train, translate and score one model; results of an equal run are read back.
+def numbered(folder: Path) -> List[Path]:
+    """The checkpoints that carry a number of updates."""
+    return list(folder.glob("checkpoint_*_*.pt"))
 
-    ``own`` are the flags of fairseq-train that this model alone has.
-    """
-    n = int(own[-1])
-    flags = [
-        "--source-lang", options.src, "--target-lang", options.tgt,
-        "--arch", options.arch, "--save-interval-updates", "200",
-        "--keep-interval-updates", "1",
-        "--encoder-normalize-before", "--decoder-normalize-before",
-        "--share-all-embeddings", "--dropout", "0.1",
-        "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--clip-norm", "1.0",
-        "--lr", str(options.lr), "--lr-scheduler", "polynomial_decay",
-        "--warmup-updates", str(options.updates // 10),
-        "--total-num-update", str(options.updates),
-        "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
-        "--max-tokens", str(options.max_tokens), "--seed", str(options.seed), *own,
-    ]  # fmt: skip
-    folder = data.with_name(
-        f"{data.name.replace('data-', '', 1)}-{options.arch}-n{n}-{digest(flags)}"
+
+def _data_set(options: argparse.Namespace) -> Tuple[DataSet, Optional[Files]]:
+    """The data set with the options' changes, and its files on disk if it has any."""
+    pair = (options.src, options.tgt)
+    own = options.train is not None
+    if options.data_set and not own:
+        data_set = load(options.data_set)
+    else:
+        data_set = DataSet("-".join(pair), "own files", "parallel")
+    if data_set.kind != "parallel":
+        raise RunError(f"{data_set.name} is no set of sentence pairs")
+    data_set = replace(
+        data_set,
+        languages=pair if options.src else data_set.languages,
+        subwords=options.vocab_size or data_set.subwords,
+        lines=options.lines,
     )
-    finished = folder / f"result-beam{options.beam}.json"
-    if finished.is_file():
-        step(f"{name}: using {finished}")
-        return json.loads(finished.read_text())
-    step(f"{name}: training")
-    seconds = train(name, data / "bin", folder, flags, updates=options.updates)
-    hypotheses, decoding = translate(name, data, folder, options)
-    references = read_lines(data / "clean" / f"test.{options.tgt}")
-    if len(hypotheses) != len(references):
-        raise RunError(
-            f"{folder}: {len(hypotheses)} hypotheses for {len(references)} test lines"
-        )
-    (folder / f"test.hyp.{options.tgt}").write_text(
-        "".join(line + "\n" for line in hypotheses), encoding="utf-8"
-    )
-    bleu = BLEU()
-    result = {
-        "model": name,
-        "arch": options.arch,
-        "n": n,
-        "pair": f"{options.src}-{options.tgt}",
-        "updates": options.updates,
-        "seed": options.seed,
-        "BLEU": round(bleu.corpus_score(hypotheses, [references]).score, 2),
-        "signature": str(bleu.get_signature()),
-        "training_seconds": seconds,
-        "decoding_seconds": decoding,
-        **load_parameters(folder / "checkpoint_best.pt"),
-    }
-    write_result(result, finished)
-    return result
-
-
-def translate(
-    name: str, data: Path, folder: Path, options: argparse.Namespace
-) -> tuple[List[str], float]:
-    """fairseq-generate on the test set: hypotheses in order, and its seconds."""
-    command = [
-        tool("fairseq-generate"), str(data / "bin"),
-        "--user-dir", str(ROOT / "fairseq_phm"),
-        "--source-lang", options.src, "--target-lang", options.tgt,
-        "--path", str(folder / "checkpoint_best.pt"), "--gen-subset", "test",
-        "--beam", str(options.beam), "--remove-bpe", "sentencepiece",
-        "--max-tokens", str(options.max_tokens), "--num-workers", "0",
-        "--required-batch-size-multiple", "1",
-    ]  # fmt: skip
-    step(f"{name}: translating the test set")
-    lines = len(read_lines(data / "clean" / f"test.{options.src}"))
-    found: Dict[int, str] = {}
-    seconds = 0.0
-    with tqdm(total=lines, unit="sentence", desc=name) as bar:
-        for line in follow(command, folder / "generate.log"):
-            hypothesis = re.match(r"H-(\d+)\t[^\t]*\t?(.*)", line)
-            if hypothesis:
-                found[int(hypothesis[1])] = hypothesis[2]
-                bar.update()
-            timing = re.search(r"Translated .* in ([\d.]+)s", line)
-            seconds = float(timing[1]) if timing else seconds
-    return [found[number] for number in sorted(found)], seconds
-
-
-def report(results: List[Dict[str, Any]]) -> None:
-    """Print the table of all models."""
-    rows = [
-        {
-            "model": result["model"],
-            "parameters, non-embedding": f"{result['non_embedding']:,}",
-            "total": f"{result['total']:,}",
-            "BLEU": f"{result['BLEU']:.2f}",
-            "training": f"{result['training_seconds']:.0f} s",
-            "decoding": f"{result['decoding_seconds']:.1f} s",
+    raw: Optional[Files] = None
+    if own:
+        raw = {
+            split: [Path(f"{getattr(options, split)}.{language}") for language in pair]
+            for split in SPLITS
         }
-        for result in results
-    ]
-    align = ["left"] + ["right"] * 5
-    print("\n" + tabulate(rows, headers="keys", colalign=align, disable_numparse=True))
-    print(f"BLEU: {results[0]['signature']}")
+    elif options.raw:
+        raw = raw_files(options.raw, data_set.languages)
+    return data_set, raw and {
+        split: [file.absolute() for file in files] for split, files in raw.items()
+    }
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def recipe(*arguments):
 
 def settings(rows, out, *more):
     return [
-        "--name", "Toy", "--arch", "transformer_classifier", "--data", rows,
+        "--name", "Toy", "--arch", "phm_transformer_classifier", "--data", rows,
         "--models", "dense", "2", "--seeds", "1", "2", "--epochs", "2", "--jobs", "2",
         "--by-column", "3", "--out", out, "--flags", FLAGS,
         "--published", '{"dense": ["400K", 94.8]}', *more,

@@ -38,13 +38,15 @@ def command(corpus, *arguments):
         word for s in ("train", "valid", "test") for word in (f"--{s}", corpus / s)
     ]
     options = [
-        "--src", "xx", "--tgt", "yy", "--updates", "6", "--max-tokens", "200",
-        "--vocab-size", "30", "--out", corpus / "runs", "--beam", "2",
+        "cldr", "--name", "quickstart", "--size", "demo", "--models", "4",
+        "--mean", "none", "--src", "xx", "--tgt", "yy", "--updates", "6",
+        "--max-tokens", "200", "--vocab-size", "30", "--beam", "2",
+        "--out", corpus / "runs",
     ]  # fmt: skip
     flags = [
         "--", "--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--cpu",
     ]  # fmt: skip
-    words = [sys.executable, "-m", "recipes.translation", *files, *options, *arguments]
+    words = [sys.executable, "-m", "recipes.translation", *options, *files, *arguments]
     return list(map(str, words + flags))
 
 
@@ -67,16 +69,17 @@ def test_run_compare_and_repeat(corpus):
     assert re.search(r"phm_transformer n=4 +[\d,]+ +[\d,]+ +[\d.]+ +\d+ s", table)
     assert re.search(r"transformer \(dense\) +[\d,]+ +[\d,]+ +[\d.]+ +\d+ s", table)
     assert "nrefs:1|case:mixed" in table
-    results = [json.loads(f.read_text()) for f in corpus.glob("runs/*/result*.json")]
-    phm, dense = sorted(results, key=lambda result: result["total"])
-    assert phm["non_embedding"] < dense["non_embedding"] / 2
+    results = [json.loads(f.read_text()) for f in corpus.glob("runs/*/*/result*.json")]
+    results += [json.loads(f.read_text()) for f in corpus.glob("runs/*/*/compared*")]
+    phm, dense = sorted(results, key=lambda result: result["total_parameters"])
+    assert phm["parameters"] < dense["parameters"] / 2
     for name, pattern in (
         ("train", "done training in"),
         ("generate", "Translated 11 "),
     ):
-        logs = [log.read_text() for log in corpus.glob(f"runs/*/{name}.log")]
+        logs = [log.read_text() for log in corpus.glob(f"runs/*/*/{name}.log")]
         assert len(logs) == 2 and all(pattern in log for log in logs)
-    hypotheses = [read_lines(f) for f in corpus.glob("runs/*/test.hyp.yy")]
+    hypotheses = [read_lines(f) for f in corpus.glob("runs/*/*/test-*.yy")]
     assert [len(lines) for lines in hypotheses] == [11, 11]
     started = time.time()
     code, again, err = run(corpus, "--compare")
@@ -106,13 +109,13 @@ def test_interrupted_run_goes_on(corpus):
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.time() + 120
-    while not list(corpus.glob("runs/xx-yy-*/train.log")) and time.time() < deadline:
+    while not list(corpus.glob("runs/*/n4-*/train.log")) and time.time() < deadline:
         time.sleep(0.2)
     time.sleep(3)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not list(corpus.glob("runs/*/result*"))
-    for folder in corpus.glob("runs/xx-yy-*"):
+    assert not list(corpus.glob("runs/*/*/result*"))
+    for folder in corpus.glob("runs/*/n4-*"):
         (folder / "checkpoint_last.pt").write_bytes(b"PK half a checkpoint")
     code, out, err = run(corpus, "--updates", "40")
     assert code == 0, err[-3000:]
@@ -158,14 +161,14 @@ def test_bad_files_end_in_one_line(corpus, spoil, message):
     assert code == 1
     last = err.strip().splitlines()
     assert len(last) == 1 and re.search(message, last[0]), err
-    assert not list(corpus.glob("runs/data-*/manifest.json"))
+    assert not list(corpus.glob("runs/*/data-*/manifest.json"))
 
 
 @pytest.mark.parametrize(
     "flags,message",
     [
         (["--n", "5"], "n=5 does not fit"),
-        (["--n", "0"], "--n must be at least 1"),
+        (["--n", "0"], "n must be at least 1"),
         (["--tgt", "xx"], "--src and --tgt are both xx"),
         (["--arch", "phm_transformer_gigantic"], "invalid choice"),
     ],
@@ -178,8 +181,9 @@ def test_bad_options_end_in_one_line(corpus, flags, message):
 
 
 def test_demo_refuses_unknown_languages():
+    languages = ["--src", "en", "--tgt", "zz"]
     done = subprocess.run(
-        [sys.executable, "-m", "recipes.translation", "--tgt", "zz"],
+        [sys.executable, "-m", "recipes.translation", "cldr", *languages],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert done.returncode == 2
