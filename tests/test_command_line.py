@@ -77,6 +77,22 @@ def test_generate_keeps_every_sentence(corpus, trained):
     assert sorted(map(int, hypotheses(output))) == list(range(LINES["test"]))
 
 
+def test_generates_with_the_mean_of_checkpoints(corpus, trained, tmp_path):
+    averaged = tmp_path / "averaged.pt"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "fairseq_phm.average", "--mean", "weights",
+            "--inputs", trained / "checkpoint1.pt", trained / "checkpoint_last.pt",
+            "--output", averaged,
+        ],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "mean of 2 checkpoints, updates 3 to 4" in done.stdout
+    output = run("generate", corpus / "bin", "--path", averaged, *GENERATE)
+    assert sorted(map(int, hypotheses(output))) == list(range(LINES["test"]))
+
+
 def test_interactive_and_validate(corpus, trained):
     checkpoint = trained / "checkpoint_best.pt"
     output = run(

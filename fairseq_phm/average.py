@@ -1,0 +1,369 @@
+"""The mean of several checkpoints of one training, as one checkpoint.
+
+python -m fairseq_phm.average --inputs checkpoints --output checkpoints/averaged.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+import torch
+from torch import Tensor
+
+from .functional import kronecker_sum
+from .tasks import DataError
+
+MEANS = ("factors", "weights")
+"""Mean of rules and of blocks, or of the weights H that they make."""
+
+NUMBERED = (r"checkpoint_\d+_(\d+)\.pt", r"checkpoint(\d+)\.pt")
+"""fairseq's names of checkpoints by updates, and by epochs."""
+
+FACTORED = {"blocks_u": "low-rank blocks", "rule_u": "a rule of bounded rank"}
+"""Entries of layers whose H has no nearest one of their own kind that is known."""
+
+
+class Average(NamedTuple):
+    """A checkpoint, and for each mean its distance from the mean of H.
+
+    ``distances[mean]`` maps the name of a rule to |H - mean H| / |mean H|, in the
+    Frobenius norm over all layers that have this rule. Empty when the layers are of
+    kinds that only the mean of the factors fits.
+    """
+
+    checkpoint: Dict[str, Any]
+    distances: Dict[str, Dict[str, float]]
+    updates: List[int]
+
+
+def average(paths: List[Path], mean: str = "factors") -> Average:
+    """The mean of checkpoints of one model, dense or PHM.
+
+    A weight H = sum_i kron(A_i, S_i) is bilinear in rule and blocks: the mean of the
+    factors does not make the mean of H. ``weights`` takes the rule and blocks of the
+    same n whose H are nearest to the mean of H (see :func:`nearest_factors`), for all
+    layers of a shared rule at once; everything outside PHM layers is the same.
+
+    Args:
+        paths: files of ``fairseq-train``; read one after the other.
+        mean: ``factors`` or ``weights``.
+
+    Returns:
+        The checkpoint with the mean of each floating-point entry, summed in float64
+        and stored in its own type. Whole numbers, the options and all else are those
+        of the input with the most updates; there is no state of an optimizer. Entries
+        that were one tensor under several names stay one.
+
+    Raises:
+        DataError: no input, one that is no checkpoint, inputs of different entries or
+            sizes, or low-rank blocks or rules of bounded rank with ``weights``.
+    """
+    if not paths:
+        raise DataError("no checkpoints to average")
+    updates: List[int] = []
+    newest: Dict[str, Any] = {}
+    sums: Dict[str, Tensor] = {}
+    factors: Dict[str, List[Tensor]] = {}
+    layers: Dict[str, List[str]] = {}
+    for path in paths:
+        checkpoint = read_checkpoint(path)
+        model = checkpoint["model"]
+        if newest:
+            _check_same(model, path, newest["model"], paths[0])
+        else:
+            layers = _layers_of_rules(model, path, mean)
+            factors = {key: [] for rule in layers for key in (rule, *layers[rule])}
+        for key, value in model.items():
+            if key in factors:
+                factors[key].append(value)
+            if value.is_floating_point() or value.is_complex():
+                wide = value.to(torch.promote_types(value.dtype, torch.float64))
+                sums[key] = sums[key] + wide if key in sums else wide
+        updates.append(_updates(checkpoint))
+        if updates[-1] == max(updates):
+            newest = checkpoint
+    order = sorted(range(len(paths)), key=updates.__getitem__)
+    factors = {key: [values[i] for i in order] for key, values in factors.items()}
+    result = {
+        key: (sums[key] / len(paths)).to(value.dtype) if key in sums else value
+        for key, value in newest["model"].items()
+    }
+    distances: Dict[str, Dict[str, float]] = {kind: {} for kind in MEANS if layers}
+    for rule, blocks in layers.items():
+        found = {"factors": {key: result[key] for key in (rule, *blocks)}}
+        found["weights"] = _mean_of_weights(rule, blocks, factors)
+        for kind, distance in _distances(rule, blocks, found, factors).items():
+            distances[kind][rule] = distance
+        result.update(found[mean])
+    first: Dict[Any, str] = {}
+    for key, value in newest["model"].items():
+        tensor = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        result[key] = result[first.setdefault(tensor, key)]
+    newest["model"] = result
+    newest.pop("last_optimizer_state", None)
+    return Average(newest, distances, sorted(updates))
+
+
+def nearest_factors(rules: Tensor, blocks: Tensor) -> Tuple[Tensor, Tensor]:
+    """Rule and blocks whose H is nearest to the mean of several H.
+
+    Rearranged so that each of its n x n parts is a row, H is the matrix
+    A' S of rank n, A' (n^2, n) with the rules as columns and S (n, m) with the blocks
+    as rows (Van Loan and Pitsianis, 1993: a sum of Kronecker products is nearest when
+    the rearranged matrices are); the mean over N checkpoints is one of rank N n, whose
+    truncated singular value decomposition is the answer. It is taken from the thin
+    factors, H is never formed.
+
+    Rule and blocks are determined up to an invertible n x n matrix between them. The
+    rule is made of orthogonal A_i of one norm, turned so that it is as near as can be
+    to that of the last checkpoint, with its norm. When all rules are equal, as frozen
+    ones are, the rule is kept and the mean of the blocks is exact.
+
+    Args:
+        rules: (N, n, n, n), of N checkpoints, the newest last, in float64.
+        blocks: (N, n, m), numbers of the blocks; of layers with one rule, side by side.
+
+    Returns:
+        Rule (n, n, n) and blocks (n, m).
+
+    >>> rules, blocks = torch.randn(2, 4, 4, 4).double(), torch.randn(2, 4, 6).double()
+    >>> rule, mean = nearest_factors(rules, blocks)
+    >>> rule.shape, mean.shape
+    (torch.Size([4, 4, 4]), torch.Size([4, 6]))
+    """
+    count, n = rules.shape[:2]
+    if rules.eq(rules[-1]).all():
+        return rules[-1], blocks.mean(dim=0)
+    left, left_rest = torch.linalg.qr(rules.reshape(count * n, n * n).t())
+    right, right_rest = torch.linalg.qr(blocks.reshape(count * n, -1).t() / count)
+    u, s, v = torch.linalg.svd(left_rest @ right_rest.t(), full_matrices=False)
+    u = left @ u[:, :n]
+    v = s[:n, None] * (v[:n] @ right.t())
+    last = rules[-1].reshape(n, n * n)
+    turned, _, back = torch.linalg.svd(u.t() @ last.t(), full_matrices=False)
+    turn = turned @ back
+    norm = last.norm() / len(turn) ** 0.5 or 1.0
+    return (norm * (u @ turn)).t().reshape(n, n, n), turn.t() @ v / norm
+
+
+def find_checkpoints(inputs: List[Path], count: int) -> List[Path]:
+    """Files as they are given, and the last numbered checkpoints of each folder.
+
+    Args:
+        inputs: files or folders. In a folder count ``checkpoint_EPOCH_UPDATES.pt``,
+            or where there is none ``checkpointEPOCH.pt``.
+        count: how many to take of a folder; with fewer there is a line on stderr.
+
+    Raises:
+        DataError: a folder without numbered checkpoints.
+    """
+    found: List[Path] = []
+    for path in inputs:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        for pattern in NUMBERED:
+            matches = [
+                (re.fullmatch(pattern, file.name), file) for file in path.iterdir()
+            ]
+            numbered = sorted((int(m[1]), file) for m, file in matches if m)
+            if numbered:
+                break
+        else:
+            raise DataError(
+                f"{path}: no checkpoint_EPOCH_UPDATES.pt or checkpointEPOCH.pt there"
+            )
+        if len(numbered) < count:
+            there = f"{len(numbered)} numbered checkpoints, not {count}"
+            print(f"warning: {path} has {there}", file=sys.stderr)
+        found += [file for _, file in numbered[-count:]]
+    return found
+
+
+def read_checkpoint(path: Path) -> Dict[str, Any]:
+    """A checkpoint of fairseq, on the CPU.
+
+    Raises:
+        DataError: the file cannot be read or is no such checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # what pickle raises for other files is of any kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: no checkpoint: {reason}") from None
+    model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    if not isinstance(model, dict) or not all(map(torch.is_tensor, model.values())):
+        raise DataError(f"{path}: no checkpoint of fairseq: it has no 'model'")
+    return checkpoint
+
+
+def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:
+    """Write a checkpoint; the file appears only when it is complete.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise DataError(f"{path}: {reason}") from None
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fairseq_phm.average",
+        description="Writes the mean of several checkpoints of one training, and says "
+        "how far it is from the mean of the weights H of PHM layers.",
+    )
+    add = parser.add_argument
+    add(
+        "--inputs", required=True, nargs="+", type=Path, metavar="FOLDER_OR_FILE",
+        help="checkpoints, or folders with checkpoint_EPOCH_UPDATES.pt "
+        "or checkpointEPOCH.pt",
+    )  # fmt: skip
+    add("--num-checkpoints", type=int, default=8, help="the last so many of a folder")
+    add("--output", required=True, type=Path, help="checkpoint to write")
+    add(
+        "--mean", choices=MEANS, default="factors",
+        help="of rules and blocks, or of the weights that they make (the nearest)",
+    )  # fmt: skip
+    options = parser.parse_args()
+    if options.num_checkpoints < 1:
+        parser.error("--num-checkpoints must be at least 1")
+    if not options.output.absolute().parent.is_dir():
+        parser.error(f"--output {options.output}: no such folder")
+    try:
+        paths = find_checkpoints(options.inputs, options.num_checkpoints)
+        if options.output.exists() and any(map(options.output.samefile, paths)):
+            raise DataError(f"{options.output}: is one of the inputs")
+        made = average(paths, options.mean)
+        write_checkpoint(made.checkpoint, options.output)
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    print(
+        f"{options.output}: mean of {len(paths)} checkpoints, "
+        f"updates {made.updates[0]} to {made.updates[-1]}"
+    )
+    for kind, distances in made.distances.items():
+        print(
+            f"largest |H - mean H| / |mean H|, mean of {kind}: "
+            f"{max(distances.values()):.3g}{' (written)' * (kind == options.mean)}"
+        )
+
+
+def _layers_of_rules(
+    model: Dict[str, Tensor], path: Path, mean: str
+) -> Dict[str, List[str]]:
+    """Names of the rules in a state dict -> names of the blocks that go with each.
+
+    A shared rule is stored once, with one of its layers, and belongs to all layers of
+    the same n below some module: it is the one with the most of the path in common.
+    Nothing is found where only the mean of the factors fits.
+    """
+    rules = {key.rpartition(".")[0]: key for key in model if _last(key) == "rule"}
+    layers: Dict[str, List[str]] = {}
+    problem = next(
+        (
+            f"{key.rpartition('.')[0]} has {FACTORED[_last(key)]}"
+            for key in model
+            if _last(key) in FACTORED
+        ),
+        "",
+    )
+    for key, value in model.items():
+        owner = key.rpartition(".")[0]
+        if _last(key) != "blocks" or len(value) == 1:
+            continue
+        if owner not in rules:
+            common = {
+                other: len(os.path.commonprefix([owner.split("."), other.split(".")]))
+                for other, rule in rules.items()
+                if len(model[rule]) == len(value)
+            }
+            nearest = [o for o in common if common[o] == max(common.values())]
+            if len(nearest) != 1:
+                problem = problem or f"cannot tell whose rule {owner} shares"
+                continue
+            owner = nearest[0]
+        layers.setdefault(rules[owner], []).append(key)
+    if problem and mean == "weights":
+        raise DataError(f"{path}: {problem}: use --mean factors")
+    return {} if problem else layers
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _check_same(
+    model: Dict[str, Tensor], path: Path, other: Dict[str, Tensor], other_path: Path
+) -> None:
+    for key in model.keys() ^ other.keys():
+        lacks, has = (path, other_path) if key in other else (other_path, path)
+        raise DataError(f"{lacks}: no entry {key}, which {has} has")
+    for key in model:
+        if model[key].shape != other[key].shape:
+            sizes = ["x".join(map(str, m[key].shape)) for m in (model, other)]
+            raise DataError(f"{path}: {key} is {sizes[0]}, in {other_path} {sizes[1]}")
+
+
+def _updates(checkpoint: Dict[str, Any]) -> int:
+    history = checkpoint.get("optimizer_history") or [{}]
+    return history[-1].get("num_updates", 0)
+
+
+def _mean_of_weights(
+    rule: str, blocks: List[str], factors: Dict[str, List[Tensor]]
+) -> Dict[str, Tensor]:
+    """The entries of a rule and its layers that are nearest to the mean of H."""
+    shapes = [factors[key][-1].shape for key in blocks]
+    joined = [torch.stack(factors[key]).double().flatten(2) for key in blocks]
+    new_rule, new_blocks = nearest_factors(
+        torch.stack(factors[rule]).double(), torch.cat(joined, dim=2)
+    )
+    parts = new_blocks.split([part.size(2) for part in joined], dim=1)
+    found = {rule: new_rule.to(factors[rule][-1].dtype)}
+    for key, shape, part in zip(blocks, shapes, parts):
+        found[key] = part.reshape(shape).to(factors[key][-1].dtype)
+    return found
+
+
+def _distances(
+    rule: str,
+    blocks: List[str],
+    found: Dict[str, Dict[str, Tensor]],
+    factors: Dict[str, List[Tensor]],
+) -> Dict[str, float]:
+    """|H - mean H| / |mean H| over the layers of a rule, of each that was found."""
+    off, whole = dict.fromkeys(found, 0.0), 0.0
+    for key in blocks:
+        weights = map(_weight, factors[rule], factors[key])
+        mean = sum(weights) / len(factors[key])
+        whole += float(mean.square().sum())
+        for kind, entries in found.items():
+            weight = _weight(entries[rule], entries[key])
+            off[kind] += float((weight - mean).square().sum())
+    return {
+        kind: (square / whole) ** 0.5 if whole else 0.0 for kind, square in off.items()
+    }
+
+
+def _weight(rule: Tensor, blocks: Tensor) -> Tensor:
+    return kronecker_sum(rule.double(), blocks.double())
+
+
+if __name__ == "__main__":
+    main()
