@@ -1,0 +1,91 @@
+"""Scores of translations: sacreBLEU's figures, the paired test, the command line."""
+
+import random
+import sys
+
+import pytest
+from sacrebleu.metrics import BLEU
+
+from data_prep import DataError
+from recipes.score import compare, main, score
+
+
+@pytest.fixture(scope="module")
+def lines():
+    """References, a good system and a bad one."""
+    rng = random.Random(1)
+    references = [
+        " ".join(rng.choices(["Một", "2.5%", "(b)", "c,", "d’e", "f."], k=9))
+        for _ in range(60)
+    ]
+
+    def spoil(share):
+        return [
+            " ".join("x" if rng.random() < share else word for word in line.split())
+            for line in references
+        ]
+
+    return references, spoil(0.1), spoil(0.3)
+
+
+def test_scores_and_signatures(lines):
+    references, good, bad = lines
+    found = score(good, references)
+    for name, tokenize in (("bleu", "13a"), ("bleu_intl", "intl")):
+        metric = BLEU(tokenize=tokenize)
+        expected = metric.corpus_score(good, [references]).score
+        assert found[name] == pytest.approx(expected, abs=0.005)
+        assert found[f"{name}_signature"] == str(metric.get_signature())
+        assert score(bad, references)[name] < found[name]
+    assert found["chrf_signature"].startswith("nrefs:1|case:mixed")
+    assert found["bleu"] != found["bleu_intl"]
+    assert score(references, references)["chrf"] == 100
+
+
+def test_a_difference_and_its_significance(lines):
+    references, good, bad = lines
+    found = compare(good, bad, references)
+    difference = score(good, references)["bleu"] - score(bad, references)["bleu"]
+    assert found["bleu_difference"] == pytest.approx(difference, abs=0.011)
+    assert (
+        found["bleu_p"] < 0.01 and "bs:1000|seed:12345" in found["bootstrap_signature"]
+    )
+    assert found == compare(good, bad, references)
+    same = compare(good, good, references)
+    assert same["bleu_difference"] == 0 and same["bleu_p"] == 1
+
+
+def test_unequal_lines_are_refused(lines):
+    references, good, _ = lines
+    with pytest.raises(DataError, match="59 hypotheses, 60 references"):
+        score(good[:-1], references)
+    with pytest.raises(DataError, match="60 system, 59 baseline, 60 references"):
+        compare(good, good[:-1], references)
+    with pytest.raises(DataError, match="0 hypotheses, 0 references"):
+        score([], [])
+
+
+def test_command_line(lines, tmp_path, monkeypatch, capsys):
+    for name, text in zip(("ref", "good", "bad"), lines):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in text), "utf-8")
+    (tmp_path / "short").write_text("a\n")
+
+    def call(hypotheses, *baseline):
+        files = {"hypotheses": hypotheses, "references": "ref"}
+        files.update(zip(["baseline"], baseline))
+        words = [w for k, v in files.items() for w in (f"--{k}", str(tmp_path / v))]
+        monkeypatch.setattr(sys, "argv", ["score", *words])
+        main()
+        return capsys.readouterr().out
+
+    assert "tok:intl" in call("good") and "p =" not in call("good")
+    text = call("good", "bad")
+    assert "over the baseline, p = 0.001" in text and "seed:12345" in text
+    for files, message in [
+        (["short"], "short has 1 lines but .*ref has 60"),
+        (["good", "short"], "short has 1 lines but .*ref has 60"),
+        (["none"], "none: No such file"),
+    ]:
+        with pytest.raises(SystemExit, match=message) as error:
+            call(*files)
+        assert "\n" not in str(error.value)
