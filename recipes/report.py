@@ -1,19 +1,23 @@
-"""Tables of results, with the published figures beside ours.
+"""Tables and figures of results, with the published figures beside ours.
 
-python -m recipes.report            recipes/results/*.jsonl -> recipes/RESULTS.md
+python -m recipes.report            recipes/results/*.jsonl -> recipes/RESULTS.md, *.svg
 python -m recipes.report FILE ...   prints the tables of these JSON lines
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 from tabulate import tabulate
+
+from data_prep import DataError
 
 HERE = Path(__file__).parent
 HEAD = """# Results
@@ -21,105 +25,342 @@ HEAD = """# Results
 Made by `python -m recipes.report` from the JSON lines in `recipes/results`, one for
 each run, with its flags, seconds, hardware, versions and commit, and the notes there.
 """
+SETTINGS = ("size", "languages", "data", "updates", "epochs", "beam", "lenpen")
+"""Runs that differ in one of these are in different tables."""
+
+MEANS = ("factors", "weights", "none", "")
+Run = Dict[str, Any]
+
+
+@dataclass
+class Table:
+    """The runs of one experiment with the same settings, and a name for files.
+
+    ``rows`` maps a model and the mean of its checkpoints to its runs, a seed each.
+    """
+
+    experiment: str
+    name: str
+    settings: Dict[str, Any]
+    rows: Dict[Tuple[str, str], List[Run]] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> List[Run]:
+        """All runs."""
+        return [run for runs in self.rows.values() for run in runs]
+
+    @property
+    def translates(self) -> bool:
+        """Whether this is a table of translations."""
+        return _task(self.runs[0]) == "translation"
+
+    @property
+    def means(self) -> List[str]:
+        """The means of checkpoints that there are, the one of most runs first."""
+        counts = {mean: 0 for mean in MEANS}
+        for (_, mean), runs in self.rows.items():
+            counts[mean] += len(runs)
+        found = [mean for mean in MEANS if counts[mean]]
+        return sorted(found, key=lambda mean: -counts[mean])
 
 
 def main() -> None:
     """The command line."""
     files = list(map(Path, sys.argv[1:])) or sorted((HERE / "results").glob("*.jsonl"))
-    results = [
-        json.loads(line)
-        for file in files
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
+    try:
+        results = [result for file in files for result in read_results(file)]
+    except DataError as error:
+        sys.exit(f"report: {error}")
+    except OSError as error:
+        sys.exit(f"report: {error.filename}: {error.strerror}")
     if sys.argv[1:]:
         print("\n\n".join(tables(results)))
-    else:
-        text = "\n\n".join([HEAD.rstrip(), *tables(results, "github", "## ")]) + "\n"
-        (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
+        return
+    text = "\n\n".join([HEAD.rstrip(), *tables(results, "github", "## ")]) + "\n"
+    made = {f"results/{table.name}.svg": picture(table) for table in collect(results)}
+    made["RESULTS.md"] = text.encode()
+    for name, content in made.items():
+        partial = HERE / f"{name}.partial"
+        partial.write_bytes(content)
+        os.replace(partial, HERE / name)
+    for file in (HERE / "results").glob("*.svg"):
+        if f"results/{file.name}" not in made:
+            file.unlink()
 
 
-def tables(
-    results: List[Dict[str, Any]], style: str = "simple", heading: str = ""
-) -> List[str]:
-    """A table for each experiment, and one by groups of its test set if it has any.
+def read_results(file: Path) -> List[Run]:
+    """The runs in a file of JSON lines.
+
+    Raises:
+        DataError: a line that is no run, or lacks something that tables have.
+    """
+    results = []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            result = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{file}:{number}: no JSON: {error}") from None
+        if not isinstance(result, dict):
+            raise DataError(f"{file}:{number}: no result of a run")
+        needed = ("experiment", "model", "seed", *NEEDED.get(_task(result), ()))
+        for key in needed:
+            if key not in result:
+                raise DataError(f"{file}:{number}: the result has no {key!r}")
+        if _task(result) not in NEEDED or result.get("mean", "") not in MEANS:
+            raise DataError(f"{file}:{number}: unknown 'task' or 'mean'")
+        results.append(result)
+    return results
+
+
+def collect(results: List[Run]) -> List[Table]:
+    """The runs by experiment and settings; of equal runs the last one counts."""
+    found: Dict[str, Table] = {}
+    seeds: Dict[Any, Run] = {}
+    for result in results:
+        settings = {key: result[key] for key in SETTINGS if key in result}
+        key = json.dumps([result["experiment"], settings], sort_keys=True)
+        if key not in found:
+            words = [result["experiment"], *filter(None, [result.get("size")])]
+            name = "-".join("-".join(words).lower().split())
+            others = [t.name for t in found.values() if t.name.startswith(name)]
+            same = [
+                o for o in others if o[len(name) :].strip("-").isdigit() or o == name
+            ]
+            name += f"-{len(same) + 1}" if same else ""
+            found[key] = Table(result["experiment"], name, settings)
+        row = (result["model"], result.get("mean", ""))
+        seeds[key, row, result["seed"]] = result
+    for (key, row, _), result in seeds.items():
+        found[key].rows.setdefault(row, []).append(result)
+    for table in found.values():
+        order = sorted(
+            table.rows, key=lambda row: (_order(row[0]), MEANS.index(row[1]))
+        )
+        table.rows = {row: table.rows[row] for row in order}
+    experiments = list(dict.fromkeys(table.experiment for table in found.values()))
+    return sorted(found.values(), key=lambda table: experiments.index(table.experiment))
+
+
+def tables(results: List[Run], style: str = "simple", heading: str = "") -> List[str]:
+    """The tables as text, and for test sets in groups one by group.
 
     Args:
-        results: of runs; of equal ones the last counts.
+        results: of runs, see :func:`collect`.
         style: of the tables, a ``tablefmt`` of tabulate.
-        heading: what comes before the experiment's name; with one, the notes follow
-            that ``results/NAME.md`` holds.
+        heading: what comes before the experiment's name; with one, the pictures are
+            linked, and the notes follow that ``results/EXPERIMENT.md`` holds.
     """
-    runs: Dict[str, Dict[str, Dict[Any, Dict[str, Any]]]] = {}
-    for result in results:
-        models = runs.setdefault(result["experiment"], {})
-        models.setdefault(result["model"], {})[result["seed"]] = result
-    texts = []
-    for experiment, by_model in runs.items():
-        order = sorted(by_model, key=_order)
-        models = {name: list(by_model[name].values()) for name in order}
-        texts += [f"{heading}{experiment}", _accuracy(models, style)]
-        notes = HERE / "results" / f"{experiment.lower()}.md"
+    texts: List[str] = []
+    by_experiment: Dict[str, List[Table]] = {}
+    for table in collect(results):
+        by_experiment.setdefault(table.experiment, []).append(table)
+    for experiment, group in by_experiment.items():
+        texts.append(f"{heading}{experiment}")
+        for table in group:
+            texts += [_main_table(table, style), _caption(table)]
+            if heading:
+                texts.append(f"![{_title(table)}](results/{table.name}.svg)")
+        notes = HERE / "results" / f"{'-'.join(experiment.lower().split())}.md"
         if heading and notes.is_file():
             texts.append(notes.read_text(encoding="utf-8").rstrip())
-        if any(run.get("rows_by") for runs in models.values() for run in runs):
-            texts.append(_groups(models, style))
+        texts += [_groups(table, style) for table in group if _has_groups(table)]
     return texts
 
 
+def picture(table: Table) -> bytes:
+    """The table as an SVG picture, see :func:`recipes.figures.draw`."""
+    from .figures import Model, draw  # matplotlib is slow to import
+
+    score = "bleu_intl" if table.translates else "accuracy"
+    parameters = "parameters" if table.translates else "encoder_parameters"
+    models = [
+        Model(
+            model,
+            _name(model),
+            runs[0][parameters],
+            [run[score] for run in runs],
+            [
+                [(at, loss) for at, _, loss in run["curve"]]
+                for run in runs
+                if run.get("curve")
+            ],
+            (_number(_published(runs)[0]), _published(runs)[1])
+            if all(_published(runs))
+            else None,
+        )
+        for (model, mean), runs in table.rows.items()
+        if mean == table.means[0]
+    ]
+    words = (
+        ("parameters without embeddings", "BLEU, international tokenisation")
+        if table.translates
+        else ("parameters of the encoder", "test accuracy, %")
+    )
+    title = _title(table)
+    if len(table.means) > 1:
+        title += f", mean of {table.means[0]}"
+    return draw(models, title, *words)
+
+
+def _task(result: Run) -> str:
+    return result.get("task", "classification")
+
+
 def _order(model: str) -> Any:
-    return (model.isdigit(), int(model) if model.isdigit() else model)
+    n, _, wide = model.partition("-")
+    return (wide, n.isdigit(), int(n) if n.isdigit() else 0, n)
 
 
 def _name(model: str) -> str:
-    return f"PHM n={model}" if model.isdigit() else model
+    n, _, wide = model.partition("-")
+    return (f"PHM n={n}" if n.isdigit() else n) + f", {wide}" * bool(wide)
 
 
-def _accuracy(models: Dict[str, List[Dict[str, Any]]], style: str) -> str:
+def _published(runs: List[Run]) -> Tuple[str, Any]:
+    size, score = runs[0].get("published") or ("", None)
+    return size, score
+
+
+def _number(text: str) -> float:
+    """44M as a number."""
+    return float(text.rstrip("KM")) * {"K": 1e3, "M": 1e6}.get(text[-1], 1)
+
+
+def _spread(values: List[float], form: str = ".2f") -> str:
+    """Mean, and the sample's standard deviation when there are several values."""
+    if len(values) == 1:
+        return format(values[0], form)
+    return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"
+
+
+def _each(key: str) -> Callable[[List[Run]], str]:
+    return lambda runs: _spread([run[key] for run in runs])
+
+
+def _seconds(key: str) -> Callable[[List[Run]], str]:
+    return lambda runs: f"{statistics.mean(run[key] for run in runs):,.0f}"
+
+
+def _p(runs: List[Run]) -> str:
+    found = [f"{run['bleu_p']:.3f}" for run in runs if "bleu_p" in run]
+    return " to ".join(sorted({min(found), max(found)})) if found else ""
+
+
+def _paper_score(runs: List[Run]) -> str:
+    score = _published(runs)[1]
+    return "" if score is None else f"{score:.2f}"
+
+
+COLUMNS: Dict[str, Dict[str, Callable[[List[Run]], str]]] = {
+    "classification": {
+        "encoder parameters": lambda runs: f"{runs[0]['encoder_parameters']:,}",
+        "paper: size": lambda runs: _published(runs)[0],
+        "runs": lambda runs: str(len(runs)),
+        "valid": _each("valid_accuracy"),
+        "test accuracy": _each("accuracy"),
+        "paper: accuracy": _paper_score,
+    },
+    "translation": {
+        "parameters": lambda runs: f"{runs[0]['parameters']:,}",
+        "paper: size": lambda runs: _published(runs)[0],
+        "runs": lambda runs: str(len(runs)),
+        "BLEU": _each("bleu"),
+        "chrF": _each("chrf"),
+        "p": _p,
+        "BLEU intl": _each("bleu_intl"),
+        "paper: BLEU": _paper_score,
+        "training s": _seconds("training_seconds"),
+        "decoding s": _seconds("decoding_seconds"),
+    },
+}
+NEEDED = {
+    "classification": ("encoder_parameters", "epochs", "accuracy", "valid_accuracy"),
+    "translation": (
+        "size", "data", "updates", "parameters", "bleu", "bleu_signature", "bleu_intl",
+        "chrf", "mean", "beam", "lenpen", "training_seconds", "decoding_seconds",
+    ),
+}  # fmt: skip
+
+
+def _main_table(table: Table, style: str) -> str:
+    columns = COLUMNS[_task(table.runs[0])]
     rows = []
-    for model, runs in models.items():
-        size, accuracy = runs[0]["published"] or ("", None)
-        rows.append(
-            {
-                "model": _name(model),
-                "encoder parameters": f"{runs[0]['encoder_parameters']:,}",
-                "paper: size": size,
-                "runs": len(runs),
-                "valid": _spread([run["valid_accuracy"] for run in runs]),
-                "test accuracy": _spread([run["accuracy"] for run in runs]),
-                "paper: accuracy": "" if accuracy is None else f"{accuracy:.2f}",
-            }
-        )
-    align = ["left"] + ["right"] * 6
-    epochs = sorted({run["epochs"] for runs in models.values() for run in runs})
-    return (
-        tabulate(
-            rows, headers="keys", tablefmt=style, colalign=align, disable_numparse=True
-        )
-        + "\n\nAccuracy in per cent, mean ± standard deviation over the seeds; "
-        + f"{' or '.join(map(str, epochs))} epochs, checkpoint of the best validation."
+    for (model, mean), runs in table.rows.items():
+        row = {"model": _name(model)}
+        if len(table.means) > 1:
+            row["mean of"] = mean
+        rows.append(row | {header: make(runs) for header, make in columns.items()})
+    align = ["left"] * (len(rows[0]) - len(columns)) + ["right"] * len(columns)
+    return tabulate(
+        rows, headers="keys", tablefmt=style, colalign=align, disable_numparse=True
     )
 
 
-def _groups(models: Dict[str, List[Dict[str, Any]]], style: str) -> str:
+def _title(table: Table) -> str:
+    size = table.settings.get("size")
+    return f"{table.experiment}, size {size}" if size else table.experiment
+
+
+def _caption(table: Table) -> str:
+    settings = table.settings
+    if not table.translates:
+        return (
+            "Accuracy in per cent, mean ± standard deviation over the seeds; "
+            f"{settings['epochs']} epochs, checkpoint of the best validation."
+        )
+    parts = [f"Size {settings['size']}", f"{settings['updates']:,} updates"]
+    if len(table.means) == 1:
+        counts = sorted({run.get("checkpoints", 1) for run in table.runs})
+        kind = {"none": "one checkpoint, no mean"}.get(table.means[0])
+        several = (
+            f"mean of {table.means[0]} of {' or '.join(map(str, counts))} checkpoints"
+        )
+        parts.append(kind or several)
+    parts.append(f"beam {settings['beam']}, length penalty {settings['lenpen']}")
+    hardware = sorted({str(run.get("hardware")) for run in table.runs})
+    text = (
+        f"{'; '.join(parts)}. Data: {_data(settings)}. Mean ± standard deviation over "
+        "the seeds; parameters without embeddings; p: paired bootstrap of BLEU against "
+        "the dense model of the same seed, lowest to highest; BLEU intl: with the "
+        "tokenisation of the paper's tool; seconds of a run, validation included, on "
+        f"{' and '.join(hardware)}. BLEU: `{table.runs[0]['bleu_signature']}`."
+    )
+    if settings["size"] != "paper" and any(map(_paper_score, table.rows.values())):
+        text += " The paper's columns are of its own size and data."
+    return text
+
+
+def _data(settings: Dict[str, Any]) -> str:
+    languages = " to ".join(settings.get("languages", []))
+    data = settings["data"]
+    if not isinstance(data, dict):
+        return f"{languages} {data}".strip()
+    counts = [
+        f"{key} {value:,}" for key, value in data.items() if isinstance(value, int)
+    ]
+    counted = f"{languages}, sentence pairs {', '.join(counts)}".removeprefix(", ")
+    return counted + (f" (hash {data['hash']})" if "hash" in data else "")
+
+
+def _has_groups(table: Table) -> bool:
+    return any(run.get("rows_by") for run in table.runs)
+
+
+def _groups(table: Table, style: str) -> str:
     rows = []
-    for model, runs in models.items():
+    for (model, _), runs in table.rows.items():
         groups: Dict[str, List[float]] = defaultdict(list)
         for run in runs:
-            for key, count in run["rows_by"].items():
+            for key, count in run.get("rows_by", {}).items():
                 groups[f"{key} ({count:,})"].append(run["accuracy_by"][key])
         rows.append(
             {"model": _name(model)} | {k: _spread(v) for k, v in groups.items()}
         )
-    return "Test accuracy by number of attractors (rows):\n\n" + tabulate(
+    by = table.runs[0].get("rows_by_name") or "group"
+    return f"Test accuracy by {by} (rows):\n\n" + tabulate(
         rows, headers="keys", tablefmt=style, disable_numparse=True
     )
-
-
-def _spread(values: List[float]) -> str:
-    """Mean, and the sample's standard deviation when there are several values."""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,172 @@
+"""Tables and figures from made-up JSON lines."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from data_prep import DataError
+from recipes import report
+
+DATA = {"train": 1000, "valid": 20, "test": 30, "hash": "abc"}
+TRANSLATION = {
+    "experiment": "Xx-Yy", "task": "translation", "size": "small", "data": DATA,
+    "languages": ["xx", "yy"], "updates": 900, "bleu_signature": "tok:13a",
+    "mean": "factors", "checkpoints": 8, "beam": 5, "lenpen": 0.6, "published": [],
+    "training_seconds": 1234.5, "decoding_seconds": 6.7, "hardware": "CPU, 1 threads",
+    "curve": [[300, 6.0, 5.5], [600, 5.0, 4.5], [900, 4.0, 4.0]],
+}  # fmt: skip
+CLASSIFICATION = {
+    "experiment": "Toy", "model": "dense", "seed": 1, "epochs": 3, "accuracy": 80.0,
+    "encoder_parameters": 721200, "valid_accuracy": 82.0, "published": ["721K", 74.36],
+}  # fmt: skip
+
+
+def translation(model, seed, bleu, **more):
+    n = int(model.partition("-")[0]) if model[0].isdigit() else 1
+    scores = {"bleu": bleu, "chrf": 2 * bleu, "bleu_intl": bleu + 0.5}
+    parameters = {"parameters": 44_040_192 // n}
+    return {**TRANSLATION, "model": model, "seed": seed, **parameters, **scores, **more}
+
+
+PUBLISHED = {"published": ["44M", 28.43]}
+RUNS = [
+    translation("16", 1, 9.0, bleu_p=0.2),
+    translation("2-wide", 1, 9.0),
+    translation("4", 1, 10.0, bleu_p=0.5),
+    translation("4", 2, 12.0, bleu_p=0.001),
+    translation("dense", 1, 13.0, **PUBLISHED),
+    translation("dense", 1, 14.0, **PUBLISHED),  # the same run again: this one counts
+    translation("quaternion", 1, 8.0),
+]
+
+
+def cells(text):
+    """The rows of the first table in Markdown, as lists of cells."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_table_of_translations():
+    heading, table, caption = report.tables(RUNS, "github")
+    head, _, *rows = cells(table)
+    assert heading == "Xx-Yy"
+    assert [row[0] for row in rows] == [
+        "dense", "quaternion", "PHM n=4", "PHM n=16", "PHM n=2, wide"
+    ]  # fmt: skip
+    found = {row[0]: dict(zip(head, row)) for row in rows}
+    assert found["dense"] == {
+        "model": "dense", "parameters": "44,040,192", "paper: size": "44M", "runs": "1",
+        "BLEU": "14.00", "chrF": "28.00", "p": "", "BLEU intl": "14.50",
+        "paper: BLEU": "28.43", "training s": "1,234", "decoding s": "7",
+    }  # fmt: skip
+    assert found["PHM n=4"]["BLEU"] == "11.00 ± 1.41"
+    assert (
+        found["PHM n=4"]["p"] == "0.001 to 0.500" and found["PHM n=16"]["p"] == "0.200"
+    )
+    for text in (
+        "Size small; 900 updates; mean of factors of 8 checkpoints; beam 5",
+        "xx to yy, sentence pairs train 1,000, valid 20, test 30 (hash abc)",
+        "on CPU, 1 threads.", "`tok:13a`", "The paper's columns are of its own size",
+    ):  # fmt: skip
+        assert text in caption
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": "paper"}, {"data": {**DATA, "hash": "def"}}, {"updates": 90},
+        {"beam": 1}, {"languages": ["yy", "xx"]},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_other_settings_are_another_table(change):
+    runs = [*RUNS, translation("dense", 1, 50.0, **change)]
+    heading, first, _, second, _ = report.tables(runs, "github")
+    assert len(cells(first)) == 7 and "50.00" not in first
+    assert len(cells(second)) == 3 and "50.00" in second
+    names = [table.name for table in report.collect(runs)]
+    assert names[0] == "xx-yy-small" and len(set(names)) == 2
+
+
+def test_means_of_checkpoints_are_rows():
+    runs = [*RUNS, translation("4", 1, 20.0, mean="weights")]
+    _, table, caption = report.tables(runs, "github")
+    assert ["PHM n=4", "weights"] in [row[:2] for row in cells(table)]
+    assert "mean of factors" not in caption
+
+
+def test_classification_without_task_and_by_group():
+    groups = {"accuracy_by": {"a": 70.0, "b": 90.0}, "rows_by": {"a": 10, "b": 1200}}
+    runs = [{**CLASSIFICATION, **groups, "seed": seed} for seed in (1, 2)]
+    heading, table, caption, by_group = report.tables([*RUNS, *runs], "github")[3:]
+    assert heading == "Toy" and "3 epochs" in caption
+    assert cells(table)[2] == [
+        "dense", "721,200", "721K", "2", "82.00 ± 0.00", "80.00 ± 0.00", "74.36"
+    ]  # fmt: skip
+    assert by_group.startswith("Test accuracy by group (rows):")
+    assert cells(by_group)[0] == ["model", "a (10)", "b (1,200)"]
+    runs = [{**run, "rows_by_name": "length", "task": "classification"} for run in runs]
+    assert report.tables(runs)[-1].startswith("Test accuracy by length (rows):")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The report's own folder with these results."""
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report"])
+    (tmp_path / "results").mkdir()
+    lines = [*RUNS, CLASSIFICATION, {**CLASSIFICATION, "model": "5", "accuracy": 20.0}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "results" / "all.jsonl").write_text(text)
+    (tmp_path / "results" / "toy.md").write_text("Notes on Toy.\n")
+    return tmp_path
+
+
+def test_the_same_lines_give_the_same_bytes(folder):
+    def made():
+        report.main()
+        files = {file.name: file.read_bytes() for file in folder.rglob("*.*")}
+        return {name: files[name] for name in files if not name.endswith("jsonl")}
+
+    (folder / "results" / "gone.svg").write_text("of results that are gone")
+    first = made()
+    assert sorted(first) == ["RESULTS.md", "toy.md", "toy.svg", "xx-yy-small.svg"]
+    text = first["RESULTS.md"].decode()
+    assert "\n## Toy\n" in text and "\nNotes on Toy.\n" in text
+    for link in re.findall(r"!\[.*\]\((.*)\)", text):
+        assert (folder / link).read_text().startswith("<?xml")
+    assert made() == first
+
+
+@pytest.mark.parametrize(
+    "line,message",
+    [
+        ("{", "all.jsonl:10: no JSON: "),
+        ("[1]", "all.jsonl:10: no result of a run"),
+        (json.dumps({**CLASSIFICATION, "task": "x"}), "unknown 'task' or 'mean'"),
+        (json.dumps({**RUNS[0], "mean": "x"}), "unknown 'task' or 'mean'"),
+        (
+            json.dumps({k: v for k, v in RUNS[0].items() if k != "bleu"}),
+            "all.jsonl:10: the result has no 'bleu'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_faulty_line_is_named_and_nothing_written(folder, line, message):
+    file = folder / "results" / "all.jsonl"
+    with file.open("a") as lines:
+        lines.write(line + "\n")
+    with pytest.raises(DataError, match=re.escape(message)):
+        report.read_results(file)
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        report.main()
+    assert not (folder / "RESULTS.md").exists()
+
+
+def test_prints_the_tables_of_files(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["report", str(folder / "results" / "all.jsonl")])
+    report.main()
+    output = capsys.readouterr().out
+    assert "PHM n=2, wide" in output and "721,200" in output
+    assert not (folder / "RESULTS.md").exists()
