@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import sys
 from collections import defaultdict
@@ -122,7 +123,7 @@ def collect(results: List[Run]) -> List[Table]:
         key = json.dumps([result["experiment"], settings], sort_keys=True)
         if key not in found:
             words = [result["experiment"], *filter(None, [result.get("size")])]
-            name = "-".join("-".join(words).lower().split())
+            name = _file_name("-".join(words))
             others = [t.name for t in found.values() if t.name.startswith(name)]
             same = [
                 o for o in others if o[len(name) :].strip("-").isdigit() or o == name
@@ -161,7 +162,7 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
             texts += [_main_table(table, style), _caption(table)]
             if heading:
                 texts.append(f"![{_title(table)}](results/{table.name}.svg)")
-        notes = HERE / "results" / f"{'-'.join(experiment.lower().split())}.md"
+        notes = HERE / "results" / f"{_file_name(experiment)}.md"
         if heading and notes.is_file():
             texts.append(notes.read_text(encoding="utf-8").rstrip())
         texts += [_groups(table, style) for table in group if _has_groups(table)]
@@ -205,6 +206,10 @@ def picture(table: Table) -> bytes:
 
 def _task(result: Run) -> str:
     return result.get("task", "classification")
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text.lower())
 
 
 def _order(model: str) -> Any:
