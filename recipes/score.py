@@ -68,7 +68,7 @@ def compare(
 
     Returns:
         ``bleu_difference``; ``bleu_p``, the p-value of sacreBLEU's paired bootstrap of
-        1000 resamples (Koehn, 2004), 1 when the systems say the same; and the
+        1000 resamples (Koehn, 2004), 1 for equal scores; and the
         ``bootstrap_signature`` with its seed.
 
     Raises:
@@ -81,7 +81,7 @@ def compare(
     before, after = results["BLEU"]
     return {
         "bleu_difference": round(after.score - before.score, 2),
-        "bleu_p": 1.0 if list(system) == list(baseline) else after.p_value,
+        "bleu_p": 1.0 if after.score == before.score else after.p_value,
         "bootstrap_signature": str(signatures["BLEU"]),
     }
 

@@ -53,6 +53,7 @@ def test_a_difference_and_its_significance(lines):
     assert found == compare(good, bad, references)
     same = compare(good, good, references)
     assert same["bleu_difference"] == 0 and same["bleu_p"] == 1
+    assert compare(["q"] * 60, ["z"] * 60, references)["bleu_p"] == 1  # 0 BLEU twice
 
 
 def test_unequal_lines_are_refused(lines):
