@@ -74,8 +74,9 @@ def test_whole_models(monkeypatch, tmp_path):
     few = ("--n", 4, "--rounds", 2, "--threads", 1, "--json", path)
     run(monkeypatch, "recipes.benchmarks", "training", "decoding", *few)
     rows = json.loads(path.read_text())["rows"]
+    whole = ["dense", "n=4", "n=4 R=4", "stock"]
     found = [row["what"] for row in rows if row["benchmark"] == "training"]
-    assert found == ["dense", "n=4", "stock"]
+    assert found == whole
     found = [row["what"] for row in rows if row["benchmark"] == "decoding"]
-    assert found == ["dense", "n=4", "stock"] * 3 + ["dense", "n=4"] * 3
+    assert found == whole * 3 + ["dense", "n=4"] * 3
     assert all(row["ms"] > 0 and row["ratio"] > 0 for row in rows)

@@ -233,18 +233,19 @@ def test_the_choice():
     cpu, fp32 = "cpu", torch.float32
     for (device, dtype, column), limits in CROSSOVERS.items():
         place = device, getattr(torch, dtype), column.endswith("kept")
-        path = column.partition(",")[0]
-        if path == "weight first":
-            continue
         for (*sizes, rank), limit in limits.items():
 
             def chosen(tokens, sizes=sizes, place=place, rank=rank):
                 return choose_path(tokens, *sizes, *place, rank)
 
-            assert chosen(limit) == (path if limit else WEIGHT)
-            if limit:
-                assert chosen(limit + 1) == (path if rank else WEIGHT)
-                assert chosen(limit - 1) == (WEIGHT if rank or limit == 1 else path)
+            if column.startswith("factored"):
+                assert chosen(limit) == (FACTORED if limit else WEIGHT)
+                assert chosen(limit + 1) == WEIGHT
+            elif column == "bounded rank, built":
+                assert chosen(4096) == (BOUNDED_RANK if limit else WEIGHT)
+                assert chosen(limit - 1) == WEIGHT
+            elif column == "bounded rank, kept" and limit:
+                assert chosen(4096) == BOUNDED_RANK
     assert choose_path(1, 8, 2000, 500, cpu, fp32, True) == FACTORED
     assert choose_path(4096, 8, 2000, 500, cpu, fp32, True) == WEIGHT
     assert choose_path(4096, 8, 2000, 500, cpu, fp32, False, 8) == BOUNDED_RANK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Callable, Dict, Tuple
+from typing import Callable, Tuple
 
 import torch
 
@@ -32,10 +32,17 @@ def choose_path(
     of sizes that were not, the nearest by ratio stand in. Without any for this type of
     device ("cpu", "cuda") and dtype, H is used.
     """
-    limit = _limit(n, in_features, out_features, rule_rank, device, dtype, kept)
-    if rule_rank:
-        return BOUNDED_RANK if 0 < limit <= tokens else WEIGHT
-    return FACTORED if 0 < tokens <= limit else WEIGHT
+    where = (device, dtype, kept)
+    if tokens < 1 or n == 1:
+        return WEIGHT
+    if kept and tokens <= _limit(FACTORED, n, in_features, out_features, 1, *where):
+        return FACTORED
+    if rule_rank and 2 * rule_rank <= n * n:  # more products were not measured
+        share = rule_rank / n**2
+        limit = _limit(BOUNDED_RANK, n, in_features, out_features, share, *where)
+        if 0 < limit <= tokens:
+            return BOUNDED_RANK
+    return WEIGHT
 
 
 def weight_goes_first(input: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -46,39 +53,29 @@ def weight_goes_first(input: torch.Tensor, weight: torch.Tensor) -> bool:
         return False
     outputs, inputs = weight.shape
     tokens = input.numel() // max(1, inputs)
-    return 1 < tokens <= _first_limit(inputs, outputs, input.dtype)
-
-
-@cache
-def _first_limit(in_features: int, out_features: int, dtype: torch.dtype) -> int:
-    column = ("cpu", str(dtype).partition(".")[2], "weight first, kept")
-    return _nearest(CROSSOVERS.get(column, {}), 1, in_features, out_features, 1)
+    place = ("cpu", input.dtype, True)
+    return 1 < tokens <= _limit("weight first", 1, inputs, outputs, 1, *place)
 
 
 @cache
 def _limit(
+    path: str,
     n: int,
     in_features: int,
     out_features: int,
-    rule_rank: int,
+    share: float,
     device: str,
     dtype: torch.dtype,
     kept: bool,
 ) -> int:
-    path = BOUNDED_RANK if rule_rank else FACTORED
+    """The entry of the nearest sizes; ``share`` is R / n^2 of a rule, or 1."""
     column = f"{path}, {'kept' if kept else 'built'}"
     measured = CROSSOVERS.get((device, str(dtype).partition(".")[2], column), {})
-    if n == 1 or not measured or 2 * rule_rank > n * n:
-        return 0  # no more than n^2 / 2 products were measured
-    return _nearest(measured, n, in_features, out_features, max(rule_rank, 1) / n**2)
-
-
-def _nearest(measured: Dict[Tuple[int, ...], int], *here: float) -> int:
-    """The entry of the sizes that are nearest by ratio; 0 without any."""
+    here = (n, in_features, out_features, share)
 
     def distance(other: Tuple[int, ...]) -> float:
         n, *features, rule_rank = other
-        there = (n, *features, max(rule_rank, 1) / n**2)
+        there = (n, *features, rule_rank / n**2 if rule_rank else 1)
         return sum(abs(math.log(a / b)) for a, b in zip(here, there))
 
     return measured[min(measured, key=distance)] if measured else 0

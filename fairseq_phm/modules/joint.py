@@ -53,7 +53,8 @@ class JointProduct:
         if first.bias is not None:
             bias = torch.cat([layer.bias for layer in layers])
         if path == FACTORED:
-            output = factored_linear(input, first.rule, first.blocks, bias, *rows)
+            factors = first.full_rule(), first.blocks, bias
+            output = factored_linear(input, *factors, *rows)
         elif path == BOUNDED_RANK:
             factors = first.rule_factors()
             output = bounded_rank_linear(input, *factors, first.blocks, bias)

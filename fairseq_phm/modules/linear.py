@@ -194,9 +194,8 @@ class PHMLinear(nn.Module):
         if not torch.jit.is_scripting():
             path = self.path(input)
             if path == FACTORED:
-                return factored_linear(
-                    input, self.rule, self.blocks, self.bias, *self.rows
-                )
+                factors = self.full_rule(), self.blocks, self.bias
+                return factored_linear(input, *factors, *self.rows)
             if path == BOUNDED_RANK:
                 return bounded_rank_linear(
                     input, *self.rule_factors(), self.blocks, self.bias

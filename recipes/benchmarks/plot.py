@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import List
 
 from .timing import Row
@@ -9,6 +10,7 @@ from .timing import Row
 
 def plot(measured: List[Row], file: str) -> None:
     """Draw the rows of ``paths``, a panel for each size, into ``file``."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq logs all
     import matplotlib
 
     matplotlib.use("Agg")
