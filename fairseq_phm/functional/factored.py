@@ -51,20 +51,21 @@ def factored_linear(
     rule = rule[:, first:last]
     whole = parts * height == stop - start
     inputs = input.reshape(-1, width)  # ((token, q), column)
+    own = bias.view(parts, height) if whole and bias is not None else None
     if len(inputs) == n:  # one token: n columns, for one product with all blocks
         products = blocks.reshape(n * height, width) @ inputs.t()
-        products = products.view(n, height, n).transpose(1, 2)
-        products = products.reshape(1, n * n, height)  # (token, (i, q), row)
+        output = torch.bmm(rule, products.view(n, height, n).transpose(1, 2)).sum(0)
+        output = output if own is None else output + own
     else:
         products = torch.bmm(inputs.expand(n, -1, -1), blocks.transpose(1, 2))
         products = products.view(n, -1, n, height).transpose(0, 1)
-        products = products.reshape(-1, n * n, height)
-    mixing = rule.transpose(0, 1).reshape(1, parts, n * n)
-    mixing = mixing.expand(products.size(0), -1, -1)
-    if bias is None or not whole:
-        output = torch.bmm(mixing, products)
-    else:
-        output = torch.baddbmm(bias.view(1, parts, height), mixing, products)
+        products = products.reshape(-1, n * n, height)  # (token, (i, q), row)
+        mixing = rule.transpose(0, 1).reshape(1, parts, n * n)
+        mixing = mixing.expand(products.size(0), -1, -1)
+        if own is None:
+            output = torch.bmm(mixing, products)
+        else:
+            output = torch.baddbmm(own, mixing, products)
     output = output.view(*input.shape[:-1], parts * height)
     if whole:
         return output

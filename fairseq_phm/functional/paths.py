@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import Callable, Tuple
 
 import torch
@@ -14,6 +14,7 @@ WEIGHT, FACTORED, BOUNDED_RANK = "weight", "factored", "bounded rank"
 """H times input; rule and blocks without H; R products of a rule of bounded rank."""
 
 
+@lru_cache(4096)
 def choose_path(
     tokens: int,
     n: int,
