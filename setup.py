@@ -25,6 +25,7 @@ setup(
             "tomli; python_version < '3.11'",
             "tqdm",
         ],
+        "slurm": ["hydra-submitit-launcher"],
         "test": ["pytest", "ruff"],
     },
 )

@@ -1,4 +1,4 @@
-"""How fairseq-train is started: processes, GPUs, precision."""
+"""How fairseq-train is started: GPUs, nodes, precision."""
 
 from __future__ import annotations
 
@@ -30,10 +30,26 @@ def precision_flags(options: argparse.Namespace) -> List[str]:
 
 
 def train_command(options: argparse.Namespace) -> List[str]:
-    """fairseq-train with the flags of the machine, for all but data and model."""
+    """fairseq-train with the flags of the machine, for all but data and model.
+
+    One process is fairseq's own affair, as are several GPUs of one machine, for which
+    it starts processes itself. Several nodes are torchrun's: each runs the same command
+    with its ``--node-rank``.
+    """
+    device = ["--cpu"] if options.cpu else []
+    if options.nodes > 1:
+        host, _, port = options.master.partition(":")
+        return [
+            sys.executable, "-m", "torch.distributed.run",
+            "--nnodes", str(options.nodes), "--nproc-per-node", str(options.gpus),
+            "--node-rank", str(options.node_rank),
+            "--master-addr", host, "--master-port", port or "29500",
+            "-m", "recipes.launch", *device,
+        ]  # fmt: skip
     command = [tool("fairseq-train")]
     if options.bf16:
         command = [sys.executable, "-m", "recipes.launch"]
-    if options.cpu:
-        return [*command, "--cpu"]
-    return [*command, "--distributed-world-size", str(options.gpus)]
+    world = [] if options.cpu else ["--distributed-world-size", str(options.gpus)]
+    if options.gpus > 1:  # or torch refuses to load the checkpoint of a resumed run
+        world += ["--load-checkpoint-on-all-dp-ranks"]
+    return [*command, *device, *world]

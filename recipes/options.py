@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
 from data_prep import LANGUAGES, SPLITS
 
@@ -68,10 +69,7 @@ def parse_translation(arguments: List[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("data_set", nargs="?", help="name (python -m data_prep --list) or .toml file")
-    add(
-        "--raw", type=Path, metavar="FOLDER",
-        help="files on disk: train.SRC, train.TGT, valid.SRC, ..., plain, .gz or .xz",
-    )  # fmt: skip
+    _add_raw(parser, "train.SRC, train.TGT, valid.SRC, ...")
     for split in SPLITS:
         add(f"--{split}", metavar="PREFIX", help="or your own PREFIX.SRC, PREFIX.TGT")
     add("--src", help="source language; a declared data set has its own")
@@ -90,6 +88,7 @@ def parse_translation(arguments: List[str]) -> argparse.Namespace:
     size("--max-tokens", type=int, help="tokens in a batch, of its longer side")
     size("--vocab-size", type=int, help="subwords, shared by both sides")
     size("--save-interval", type=int, help="updates between checkpoints")
+    size("--layers", type=int, help="of the encoder and of the decoder, each")
     size("--lines", type=int, help="training pairs; a tenth for the rest; 0: all")
     add(
         "--mean", default="factors", choices=("factors", "weights", "none"),
@@ -98,18 +97,22 @@ def parse_translation(arguments: List[str]) -> argparse.Namespace:
     add("--num-checkpoints", type=int, default=8, help="last checkpoints to average")
     add("--beam", type=int, default=5, help="beam of the search")
     add("--lenpen", type=float, default=0.6, help="length penalty of the search")
-    _add_machine(parser)
+    _add_machine(parser).add_argument(
+        "--slurm", nargs="?", const="submitit_slurm", metavar="LAUNCHER",
+        help="train by fairseq-hydra-train, one Slurm job for each model and seed, or "
+        "by another launcher of hydra; what follows -- are overrides for recipes/"
+        "slurm.yaml then, e.g. hydra.launcher.partition=gpu",
+    )  # fmt: skip
     add("--published", type=json.loads, default={}, help=argparse.SUPPRESS)
-    add("--paper-updates", type=int, help=argparse.SUPPRESS)
-    add("--paper-flags", default="", help=argparse.SUPPRESS)
+    add("--paper", default="", help=argparse.SUPPRESS)
     options = _parse(parser, arguments)
-    _check_data(parser, options)
+    _check_pairs(parser, options)
+    if options.slurm and options.size != "paper":
+        parser.error("--slurm is for --size paper")
+    if options.slurm and any(word.startswith("-") for word in options.extra):
+        parser.error("--slurm takes overrides after --, as model.encoder.layers=4")
+    options.name = options.name or options.data_set or f"{options.src}-{options.tgt}"
     size = SIZES[options.size]
-    if options.size == "paper":
-        updates = options.paper_updates or size.updates
-        size = replace(
-            size, updates=updates, flags=f"{size.flags} {options.paper_flags}"
-        )
     values, warmup = vars(options), options.warmup_updates
     for name, value in vars(size).items():
         if name != "wide" and values.get(name) is None:
@@ -121,7 +124,7 @@ def parse_translation(arguments: List[str]) -> argparse.Namespace:
     if not options.save_interval:
         values["save_interval"] = max(1, options.updates // size.checkpoints)
     if options.compare and "dense" not in options.models:
-        options.models.append("dense")
+        options.models = [*options.models, "dense"]
     return options
 
 
@@ -131,22 +134,41 @@ def parse_classification(arguments: List[str]) -> argparse.Namespace:
         "classification",
         "Trains sentence classifiers, several seeds each, keeps the checkpoint with "
         "the best validation accuracy and prints test accuracies.",
+        "tiny is a dry run of all stages: the first rows of the data, one epoch.",
     )
     add = parser.add_argument
-    add(
-        "--data", type=Path, required=True, metavar="DIR",
-        help="folder with train, valid (or dev) and test, .tsv, .tsv.gz or .tsv.xz",
-    )  # fmt: skip
+    add("data_set", nargs="?", help="name (python -m data_prep --list) or .toml file")
+    _add_raw(parser, "train.tsv, valid.tsv (or dev.tsv) and test.tsv")
+    add("--data", type=Path, metavar="FOLDER", help="such files, taken as they are")
     add("--vectors", type=Path, help="GloVe vectors: a file, or a folder with one")
+    add("--name", help="of the experiment; default: the data set's")
+    add("--size", default="paper", choices=("paper", "tiny"), help="of the training")
+    add("--arch", default="phm_lstm_classifier", help="fairseq architecture phm_...")
     add("--epochs", type=int, help="length of a training")
-    _add_runs(parser)
-    for hidden in ("name", "arch", "flags"):
-        add(f"--{hidden}", help=argparse.SUPPRESS)
+    add("--lines", type=int, help="training rows; a tenth for the rest; 0: all")
+    _add_runs(parser, ["dense", "2"], [1])
+    _add_stages(parser, [stage for stage in STAGES if stage != "average"])
+    _add_machine(parser)
     add("--published", type=json.loads, default={}, help=argparse.SUPPRESS)
+    add("--paper", default="", help=argparse.SUPPRESS)
+    add("--flags", default="", help=argparse.SUPPRESS)
     add("--by-column", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(train=None, src=None, tgt=None, vocab_size=None)
     options = _parse(parser, arguments)
-    if not options.data.is_dir():
+    tiny = options.size == "tiny"
+    if options.data and (options.raw or options.lines or tiny):
+        other = "raw" if options.raw else "lines" if options.lines else "size tiny"
+        parser.error(f"--data takes files as they are, not with --{other}: use --raw")
+    if options.raw and not options.data_set:
+        parser.error("--raw needs the name of a data set, whose columns it has")
+    if not (options.data_set or options.data):
+        parser.error("a data set or --data FOLDER is needed")
+    if options.data and not options.data.is_dir():
         parser.error(f"--data {options.data}: no such folder")
+    if options.lines is None:
+        options.lines = 2000 if tiny else 0
+    options.epochs = options.epochs or (1 if tiny else 10)
+    options.name = options.name or options.data_set
     if options.vectors and options.vectors.is_dir():
         files = [file for file in options.vectors.iterdir() if ".txt" in file.name]
         if len(files) != 1:
@@ -168,17 +190,25 @@ def _parser(name: str, description: str, note: str = "") -> argparse.ArgumentPar
     )
 
 
+def _add_raw(parser: argparse.ArgumentParser, files: str) -> None:
+    parser.add_argument(
+        "--raw", type=Path, metavar="FOLDER",
+        help=f"files on disk, no download: {files}, plain, .gz or .xz",
+    )  # fmt: skip
+
+
 def _add_runs(
-    parser: argparse.ArgumentParser,
-    models: Sequence[str] = (),
-    seeds: Sequence[int] = (),
+    parser: argparse.ArgumentParser, models: Sequence[str], seeds: Sequence[int]
 ) -> None:
     add = parser.add_argument
     add(
-        "--models", "--n", nargs="+", default=models or None, metavar="MODEL",
+        "--models", "--n", nargs="+", default=models, metavar="MODEL",
         help="dense, quaternion or n of PHM, as 4",
     )  # fmt: skip
-    add("--seeds", "--seed", type=int, nargs="+", default=seeds or None, metavar="SEED")
+    add(
+        "--seeds", "--seed", type=int, nargs="+", default=seeds, metavar="SEED",
+        help="of each model",
+    )  # fmt: skip
     add("--jobs", type=int, default=1, help="trainings at the same time")
     add("--out", type=Path, default=ROOT / "runs", help="work folder")
 
@@ -191,21 +221,43 @@ def _add_stages(parser: argparse.ArgumentParser, stages: Sequence[str]) -> None:
     parser.set_defaults(stages=stages)
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("machine").add_argument
+def _add_machine(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("machine")
+    add = group.add_argument
     add(
         "--gpus", type=int, default=1, help="GPUs of this machine; without one, the CPU"
     )
     add("--fp16", action="store_true", help="half precision, on a GPU")
     add("--bf16", action="store_true", help="bfloat16")
     add("--cpu", action="store_true", help="do not use a GPU")
+    add(
+        "--nodes",
+        type=int,
+        default=1,
+        help="machines, which share the work folder; "
+        "after --stage prepare run the same command with --stage train on all of them",
+    )
+    add("--node-rank", type=int, default=0, help="number of this one, from 0")
+    add("--master", metavar="HOST:PORT", help="of node 0")
+    return group
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Namespace:
-    """The options before a ``--``, checked, and as ``extra`` what follows it."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    options = parser.parse_intermixed_args(arguments[:end])
-    options.extra = arguments[end + 1 :]
+    """The options before a ``--``, checked, and as ``extra`` what follows it.
+
+    With ``--size paper`` those of ``--paper``, a recipe's, are the defaults.
+    """
+    own, extra = _split(arguments)
+    options = parser.parse_intermixed_args(own)
+    options.extra = extra
+    if options.size == "paper" and options.paper:
+        recipe, more = _split(shlex.split(options.paper))
+        given = vars(parser.parse_intermixed_args(recipe))
+        parser.set_defaults(
+            **{k: v for k, v in given.items() if v != parser.get_default(k)}
+        )
+        options = parser.parse_intermixed_args(own)
+        options.extra = [*more, *extra]
     for model in options.models:
         if model not in ("dense", "quaternion"):
             if not model.isdigit():
@@ -213,14 +265,25 @@ def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Na
             if not int(model):
                 parser.error(f"--models {model}: n must be at least 1")
     for name, value in vars(options).items():
-        if type(value) is int and value < 1 and name != "lines":
+        if type(value) is int and value < (name not in ("lines", "node_rank")):
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    if "stages" in options:
-        _set_stages(parser, options)
-    if getattr(options, "fp16", False) and (options.bf16 or options.cpu):
+    if options.raw and not options.raw.is_dir():
+        parser.error(f"--raw {options.raw}: no such folder")
+    _set_stages(parser, options)
+    if options.nodes > 1 and not options.master:
+        parser.error("--nodes needs --master HOST:PORT")
+    if options.node_rank and options.stages != ("train",):
+        parser.error("node 0 does the other stages: --stage train")
+    if options.fp16 and (options.bf16 or options.cpu):
         other = "--bf16" if options.bf16 else "--cpu"
         parser.error(f"--fp16 and {other} do not go together")
     return options
+
+
+def _split(arguments: List[str]) -> Tuple[List[str], List[str]]:
+    """What is before a ``--``, and what follows it."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end + 1 :]
 
 
 def _set_stages(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -231,10 +294,10 @@ def _set_stages(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     last = options.stages.index(options.stage or options.last or options.stages[-1])
     if first > last:
         parser.error(f"--from {options.first} comes after --to {options.last}")
-    options.stages = options.stages[first : last + 1]
+    options.stages = tuple(options.stages[first : last + 1])
 
 
-def _check_data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _check_pairs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse sentence pairs of which something is missing or said twice."""
     own = [split for split in SPLITS if getattr(options, split)]
     if own and len(own) < len(SPLITS):
@@ -249,8 +312,6 @@ def _check_data(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error(f"--src and --tgt are both {options.src}")
     if (own or not options.data_set) and not options.src:
         parser.error("your own files need --src and --tgt")
-    if options.raw and not options.raw.is_dir():
-        parser.error(f"--raw {options.raw}: no such folder")
     if options.data_set == "cldr" and options.src and not own and not options.raw:
         if not {options.src, options.tgt} <= set(LANGUAGES):
             languages = ", ".join(LANGUAGES)

@@ -8,19 +8,15 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 from tabulate import tabulate
 from tqdm import tqdm
 
-from data_prep import SPLITS
-from data_prep.declaration import DataSet, load
-from data_prep.get import raw_files
-from data_prep.prepare import Files
-from data_prep.prepare import prepare as prepare_data
 from data_prep.text import read_lines
 from data_prep.workspace import write_json
 
+from .data import Data
 from .driver import (
     Stage,
     errors_in_one_line,
@@ -39,12 +35,11 @@ from .runner import (
     provenance,
     read_json,
     read_training,
-    stamps,
-    step,
     tool,
     train,
 )
 from .score import compare, score
+from .slurm import submit
 
 LONGEST = 4096  # tokens of a batch at least: the longest sentences have 1024
 NEVER = str(10**9)
@@ -53,16 +48,17 @@ NEVER = str(10**9)
 def main() -> None:
     """Command line of the recipes for translation."""
     options = parse_translation(sys.argv[1:])
-    options.name = options.name or options.data_set or f"{options.src}-{options.tgt}"
     with errors_in_one_line(options.name):
         check_machine(options)
-        data = Data(options)
+        data = Data(options, "parallel")
         data.prepare("prepare" in options.stages)
         runs = [
             Run(model, seed, data, options)
             for seed in options.seeds
             for model in options.models
         ]
+        if options.slurm and "train" in options.stages:
+            submit([run for run in runs if not run.trained.is_file()])
         dense_first = sorted(runs, key=lambda run: (run.seed, run.model != "dense"))
         in_threads(Run.go, dense_first, options.jobs)
         if "score" in options.stages:
@@ -70,46 +66,6 @@ def main() -> None:
                 if not run.result.is_file():
                     run.score()
             report([read_json(run.result) for run in runs], [run.title for run in runs])
-
-
-class Data:
-    """The sentence pairs of an experiment, prepared in a folder of their own."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.set, self.raw = _data_set(options)
-        self.source, self.target = self.set.languages
-        files = [file for files in (self.raw or {}).values() for file in files]
-        settings = [self.set.languages, self.set.subwords, self.set.lines]
-        key = digest([stamps(files) or repr(self.set), *settings])
-        name = f"data-{self.source}-{self.target}-{key}"
-        self.folder = options.out / options.name / name
-
-    def prepare(self, wanted: bool) -> None:
-        """Fill the folder, or see that it is filled.
-
-        Raises:
-            RunError: neither.
-        """
-        manifest = self.folder / "manifest.json"
-        if wanted:
-            step(f"{'Using' if manifest.is_file() else 'Preparing'} {self.folder}")
-            found = prepare_data(self.set, self.folder, self.raw)
-            counts = {"dropped": sum(found["dropped"].values()), **found["counts"]}
-            counted = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-            print(f"Sentence pairs: {counted}", flush=True)
-        elif not manifest.is_file():
-            raise RunError(f"no {manifest}: run --stage prepare first")
-
-    @property
-    def summary(self) -> Dict[str, Any]:
-        """Number of pairs by split, and a hash of all of them in subwords."""
-        manifest = read_json(self.folder / "manifest.json")
-        encoded = manifest["steps"]["encoded"]["sha256"]
-        return {**manifest["counts"], "hash": digest(sorted(encoded.items()))}
-
-    def test(self, language: str) -> List[str]:
-        """The test sentences of a side, as the text was before subwords."""
-        return read_lines(self.folder / "clean" / f"test.{language}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +80,7 @@ class Run:
     def go(self) -> None:
         """The wanted stages, but for those that are done."""
         stages = [
-            Stage("train", self.folder / "train.json", self.train),
+            Stage("train", self.trained, self.train),
             Stage("average", self.checkpoint, self.average),
             Stage("generate", self.decoding, self.generate),
             Stage("score", self.result, self.score),
@@ -132,6 +88,16 @@ class Run:
         if self.options.mean == "none":
             del stages[1]
         run_stages(self.title, stages, self.options.stages)
+
+    @property
+    def source(self) -> str:
+        """The source language."""
+        return self.data.set.languages[0]
+
+    @property
+    def target(self) -> str:
+        """The target language."""
+        return self.data.set.languages[1]
 
     @property
     def name(self) -> str:
@@ -167,11 +133,17 @@ class Run:
         options = self.options
         settings = [
             self.data.folder.name, options.arch, options.updates, options.save_interval,
-            options.num_checkpoints, options.gpus, options.extra,
+            options.num_checkpoints, options.gpus * options.nodes,
+            [word for word in options.extra if not word.startswith("hydra.")],
         ]  # fmt: skip
         key = digest([*settings, training_flags(options)])
         kind = f"n{self.name}" if self.model.isdigit() else self.name
         return options.out / options.name / f"{kind}-seed{self.seed}-{key}"
+
+    @property
+    def trained(self) -> Path:
+        """What a finished training says of itself."""
+        return self.folder / "train.json"
 
     @property
     def checkpoint(self) -> Path:
@@ -199,13 +171,17 @@ class Run:
         kind = "compared" if self.twin else "result"
         return self.decoding.with_name(f"{kind}-{self.decoding.name}")
 
+    def test(self, language: str) -> List[str]:
+        """The test sentences of a side, as the text was before subwords."""
+        return read_lines(self.data.folder / "clean" / f"test.{language}")
+
     def train(self) -> None:
         """Fill the folder with checkpoints."""
         options, interval = self.options, self.options.save_interval
         command = [
             *train_command(options), str(self.data.folder / "bin"),
             "--user-dir", str(ROOT / "fairseq_phm"),
-            "--source-lang", self.data.source, "--target-lang", self.data.target,
+            "--source-lang", self.source, "--target-lang", self.target,
             "--max-tokens-valid", str(max(options.max_tokens, LONGEST)),
             "--required-batch-size-multiple", "1", "--num-workers", "0",
             "--log-interval", str(min(20, interval)),
@@ -215,9 +191,13 @@ class Run:
             "--save-interval", NEVER, "--validate-interval", NEVER,  # at epochs' ends
             *self.flags,
         ]  # fmt: skip
-        train(self.title, command, self.folder, updates=options.updates)
-        found = read_training(self.folder / "train.log")
-        write_json(self.folder / "train.json", found)
+        if not options.slurm:
+            train(self.title, command, self.folder, updates=options.updates)
+        elif not (self.folder / "checkpoint_best.pt").is_file():
+            raise RunError(f"{self.folder}: no checkpoint_best.pt after training")
+        if options.node_rank == 0:
+            found = read_training(self.folder / "train.log")
+            write_json(self.trained, found)
 
     def average(self) -> None:
         """Average the last checkpoints."""
@@ -244,7 +224,7 @@ class Run:
         command = [
             tool("fairseq-generate"), str(self.data.folder / "bin"),
             "--user-dir", str(ROOT / "fairseq_phm"),
-            "--source-lang", self.data.source, "--target-lang", self.data.target,
+            "--source-lang", self.source, "--target-lang", self.target,
             "--path", str(self.checkpoint), "--gen-subset", "test",
             "--beam", str(options.beam), "--lenpen", str(options.lenpen),
             "--max-len-a", "1", "--max-len-b", "50",  # as the paper's tool
@@ -253,7 +233,7 @@ class Run:
             "--required-batch-size-multiple", "1",
             *(["--cpu"] if options.cpu else []),
         ]  # fmt: skip
-        lines = len(self.data.test(self.data.source))
+        lines = len(self.test(self.source))
         found: Dict[int, str] = {}
         seconds = 0.0
         with tqdm(total=lines, unit="sentence", desc=self.title) as bar:
@@ -269,7 +249,7 @@ class Run:
                 f"{self.folder}: {len(found)} hypotheses for {lines} test lines"
             )
         hypotheses = [found[number] for number in range(lines)]
-        text = self.decoding.with_suffix(f".{self.data.target}")
+        text = self.decoding.with_suffix(f".{self.target}")
         text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
         averaged = min(options.num_checkpoints, len(numbered(self.folder)) or 1)
         write_json(
@@ -284,11 +264,9 @@ class Run:
     def score(self) -> None:
         """Score the hypotheses, and compare them with the dense twin's if there are."""
         options, data = self.options, self.data
-        decoding, training = (
-            read_json(file) for file in (self.decoding, self.folder / "train.json")
-        )
+        decoding, training = (read_json(file) for file in (self.decoding, self.trained))
         hypotheses = decoding.pop("hypotheses")
-        references = data.test(data.target)
+        references = self.test(self.target)
         scores = score(hypotheses, references)
         if self.twin:
             baseline = read_json(self.twin)["hypotheses"]
@@ -300,7 +278,7 @@ class Run:
             "model": self.name,
             "seed": self.seed,
             "size": options.size,
-            "languages": [data.source, data.target],
+            "languages": [self.source, self.target],
             "data": data.summary,
             "parameters": parameters["non_embedding"],
             "total_parameters": parameters["total"],
@@ -314,7 +292,7 @@ class Run:
             "published": options.published.get(self.name, []),
             "training_seconds": training["training_seconds"],
             "flags": shlex.join(self.flags),
-            **provenance(gpus=0 if options.cpu else options.gpus),
+            **provenance(gpus=0 if options.cpu else options.gpus * options.nodes),
         }
         record(result, self.result, options.out / "results.jsonl")
 
@@ -339,6 +317,8 @@ def report(results: List[Dict[str, Any]], titles: List[str]) -> None:
 
 def training_flags(options: argparse.Namespace) -> List[str]:
     """Flags of fairseq-train that all models of an experiment have."""
+    depth = str(options.layers or "")
+    layers = depth and ["--encoder-layers", depth, "--decoder-layers", depth]
     return [
         "--encoder-normalize-before", "--decoder-normalize-before",
         "--share-all-embeddings", "--dropout", "0.1",
@@ -346,7 +326,7 @@ def training_flags(options: argparse.Namespace) -> List[str]:
         "--optimizer", "adam", "--lr", str(options.lr),
         "--warmup-updates", str(options.warmup_updates),
         "--max-tokens", str(options.max_tokens), *shlex.split(options.flags),
-        *precision_flags(options),
+        *precision_flags(options), *layers,
     ]  # fmt: skip
 
 
@@ -364,35 +344,6 @@ def without_phm(flags: List[str]) -> List[str]:
 def numbered(folder: Path) -> List[Path]:
     """The checkpoints that carry a number of updates."""
     return list(folder.glob("checkpoint_*_*.pt"))
-
-
-def _data_set(options: argparse.Namespace) -> Tuple[DataSet, Optional[Files]]:
-    """The data set with the options' changes, and its files on disk if it has any."""
-    pair = (options.src, options.tgt)
-    own = options.train is not None
-    if options.data_set and not own:
-        data_set = load(options.data_set)
-    else:
-        data_set = DataSet("-".join(pair), "own files", "parallel")
-    if data_set.kind != "parallel":
-        raise RunError(f"{data_set.name} is no set of sentence pairs")
-    data_set = replace(
-        data_set,
-        languages=pair if options.src else data_set.languages,
-        subwords=options.vocab_size or data_set.subwords,
-        lines=options.lines,
-    )
-    raw: Optional[Files] = None
-    if own:
-        raw = {
-            split: [Path(f"{getattr(options, split)}.{language}") for language in pair]
-            for split in SPLITS
-        }
-    elif options.raw:
-        raw = raw_files(options.raw, data_set.languages)
-    return data_set, raw and {
-        split: [file.absolute() for file in files] for split, files in raw.items()
-    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Natural language inference on MultiNLI: the paper's siamese LSTM, 300-d, dense,
+# quaternion and PHM. The labels of its two test sets are not public: the matched
+# development set chooses the checkpoint, the mismatched one is the test set, and the
+# published figures here are those of the mismatched one.
+#   ./recipes/nli_multinli.sh --vectors glove.6B.300d.txt [--raw DIR] [--seeds 1 2 3]
+#   ./recipes/nli_multinli.sh --help
+set -euo pipefail
+. "$(dirname "$0")/recipe.sh"
+nli multinli --name MultiNLI \
+  --paper "--models dense quaternion 2 5 10 --seeds 1 2 3 --epochs 10" \
+  --published '{"dense": ["721K", 71.89], "quaternion": ["180K", 72.19],
+    "2": ["361K", 72.08], "5": ["146K", 71.77], "10": ["81K", 71.59]}' "$@"
