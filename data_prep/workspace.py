@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import os
 import shutil
 import time
@@ -16,6 +17,8 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from . import DataError
+
+logging.getLogger("filelock").setLevel(logging.WARNING)  # fairseq lets all speak
 
 MANIFEST = "manifest.json"
 RECORD = "step.json"

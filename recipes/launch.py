@@ -14,16 +14,16 @@ import torch
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed.utils import call_main
-from fairseq_cli.train import main
+from fairseq_cli import train
 
 
-def launch() -> None:
+def main() -> None:
     """Train with the arguments of the command line."""
     arguments = options.parse_args_and_arch(options.get_training_parser())
     arguments.tpu = False
     if "TORCHELASTIC_RUN_ID" in os.environ:
         join_torchrun(arguments)
-    call_main(convert_namespace_to_omegaconf(arguments), main)
+    call_main(convert_namespace_to_omegaconf(arguments), train.main)
 
 
 def join_torchrun(arguments: argparse.Namespace) -> None:
@@ -41,4 +41,4 @@ def join_torchrun(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    launch()
+    main()

@@ -1,0 +1,394 @@
+"""Every recipe from its script to its JSON line, on generated text.
+
+The tools of fairseq run in this process, which imports it once; one test runs a script
+with all its processes.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from fairseq import options as fairseq_options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from omegaconf import OmegaConf
+
+import recipes.classification
+import recipes.runner
+import recipes.translation
+from data_prep import declaration
+from recipes import options as recipe_options
+from recipes.data import Data
+from recipes.slurm import sweep_command
+
+SCRIPTS = sorted(
+    path.name
+    for path in (ROOT / "recipes").glob("*.sh")
+    if path.name not in ("environment.sh", "recipe.sh", "quickstart.sh")
+)
+LINES = {"train": 90, "valid": 9, "test": 10}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Parallel text in all languages of the recipes: words, and the same backwards."""
+    folder = tmp_path_factory.mktemp("texts")
+    sets = map(declaration.load, declaration.names())
+    languages = sorted({language for data in sets for language in data.languages})
+    rng = random.Random(1)
+    for split, count in LINES.items():
+        rows = [rng.choices("abcdefghij", k=rng.randint(3, 8)) for _ in range(count)]
+        for place, language in enumerate(languages):
+            text = "".join(" ".join(row[:: 1 - place % 2 * 2]) + "\n" for row in rows)
+            (folder / f"{split}.{language}").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Let recipes call fairseq's tools in this process."""
+
+    def call(command):
+        name, arguments = Path(command[0]).name, command[1:]
+        module, main = name.replace("fairseq-", "fairseq_cli."), "cli_main"
+        if command[1] == "-m":
+            module, arguments = command[2], command[3:]
+            main = "cli_main" if module.startswith("fairseq_cli") else "main"
+        out = io.StringIO()
+        handler = logging.StreamHandler(out)
+        handler.setFormatter(logging.Formatter("| %(name)s | %(message)s"))
+        program = importlib.import_module(module)  # some set up logging when imported
+        logging.disable(logging.NOTSET)
+        logging.getLogger().addHandler(handler)
+        logging.getLogger().setLevel(logging.INFO)
+        # fairseq keeps the best validation loss there as long as its process lives
+        vars(
+            importlib.import_module("fairseq.checkpoint_utils").save_checkpoint
+        ).clear()
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(out):
+            patch.setattr(sys, "argv", [name, *arguments])
+            try:
+                getattr(program, main)()
+            finally:
+                logging.getLogger().removeHandler(handler)
+        return out.getvalue()
+
+    def follow(command, log, threads=None):
+        text = call(command)
+        with log.open("a") as file:
+            file.write("$ " + " ".join(command) + "\n" + text)
+        return iter(text.splitlines())
+
+    def run(command, **_):
+        return SimpleNamespace(returncode=0, stdout=call(command))
+
+    for module in (recipes.runner, recipes.translation, recipes.classification):
+        monkeypatch.setattr(module, "follow", follow)
+    monkeypatch.setattr("data_prep.binarize.subprocess", SimpleNamespace(
+        run=run, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT))  # fmt: skip
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory):
+    """An interpreter that checks options and then tells what it would have run."""
+    file = tmp_path_factory.mktemp("bin") / "python"
+    file.write_text(
+        "#!/bin/sh\n"
+        f'[ "$2" = recipes.options ] && exec {sys.executable} "$@"\n'
+        "shift\n"
+        "printf '%s\\0' \"$@\"\n"
+    )
+    file.chmod(0o755)
+    return file
+
+
+def script(name, python, *arguments):
+    """Output of a recipe."""
+    done = subprocess.run(
+        [ROOT / "recipes" / name, *map(str, arguments)],
+        env={**os.environ, "RECIPE_PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def recipe(name, echo, *arguments):
+    """The module that a script runs, and its arguments."""
+    module, *rest = script(name, echo, *arguments).split("\0")[:-1]
+    return importlib.import_module(module), rest
+
+
+def run(module, arguments, monkeypatch):
+    """Run a recipe's module in this process."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        module.main()
+
+
+def results(out):
+    return [json.loads(line) for line in (out / "results.jsonl").open()]
+
+
+def write_tables(name, folder):
+    """Rows of a declared table: a word says the label."""
+    declared = declaration.load(name)
+    for split, count in LINES.items():
+        with (folder / f"{split}.tsv").open("w") as file:
+            for number in range(count):
+                label = declared.labels[number % len(declared.labels)]
+                cells = {column: "a b " + label for column in declared.columns}
+                cells.update(label=label, attractors=str(number % 3))
+                print(*(cells[c] for c in declared.columns), sep="\t", file=file)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_tiny_run_of_every_script(
+    name, echo, texts, tmp_path, in_process, monkeypatch, capsys
+):
+    flags = ["--size", "tiny", "--out", tmp_path / "out", "--cpu"]
+    if name == "translate.sh":
+        flags += ["--src", "en", "--tgt", "de", "--bf16"]
+    module, arguments = recipe(name, echo, "--raw", texts, *flags)
+    if module is recipes.classification:
+        write_tables(arguments[0], tmp_path)
+        run(module, [*arguments, "--raw", tmp_path], monkeypatch)
+        dense, model = results(tmp_path / "out")
+        assert 0 <= model["accuracy"] <= 100 and len(model["curve"]) == 1
+    else:
+        run(module, [*arguments, "--updates", 3, "--beam", 2], monkeypatch)
+        dense, model = results(tmp_path / "out")
+        assert model["parameters"] < dense["parameters"] / 2
+        assert 0 <= model["bleu_p"] <= 1 and "bleu_p" not in dense
+        assert [point[0] for point in model["curve"]] == [1, 2, 3]
+        (log,) = (tmp_path / "out").glob("*/n4-*/generate.log")
+        assert "--required-batch-size-multiple 1 " in log.read_text()
+    assert (dense["model"], dense["size"]) == ("dense", "tiny")
+    assert {split: model["data"][split] for split in LINES} == LINES
+    assert model["commit"] and model["versions"] and "--arch" in model["flags"]
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"translate.sh"}))
+def test_published_experiment_of_every_script(name, echo, texts):
+    module, arguments = recipe(name, echo, "--size", "paper", "--raw", texts)
+    kind = module.__name__.rpartition(".")[2]
+    options = recipe_options.PARSERS[kind](arguments)
+    declared = declaration.load(options.data_set)
+    assert declared.kind == ("parallel" if kind == "translation" else "table")
+    assert set(options.models) <= set(options.published)
+    assert all(len(value) == 2 for value in options.published.values())
+    if kind == "translation":
+        assert options.updates in (10_000, 50_000, 100_000)
+        assert options.save_interval * 8 <= options.updates
+        assert options.warmup_updates == min(16_000, options.updates // 3)
+        assert (options.lr, options.max_tokens) == (7e-4, 2048)
+    else:
+        assert options.seeds == [1, 2, 3]
+
+
+def test_script_with_all_its_processes(texts, tmp_path):
+    out = script(
+        "translate.sh", sys.executable, "--raw", texts, "--src", "en", "--tgt", "vi",
+        "--size", "tiny", "--updates", 2, "--models", 4, "--out", tmp_path, "--cpu",
+    )  # fmt: skip
+    assert "Sentence pairs: dropped 0, train 90" in out and "nrefs:1|case:mixed" in out
+    (result,) = results(tmp_path)
+    assert result["experiment"] == "en-vi" and result["checkpoints"] == 1
+
+
+@pytest.fixture
+def translate(texts, tmp_path, in_process, monkeypatch):
+    """Run the recipe for translation on a few words."""
+
+    def call(*arguments):
+        settings = [
+            "--raw", texts, "--src", "en", "--tgt", "de", "--size", "tiny", "--cpu",
+            "--updates", 3, "--beam", 2, "--lines", 40, "--models", 4,
+            "--max-tokens", 100, "--out", tmp_path,
+        ]  # fmt: skip
+        run(recipes.translation, [*settings, *arguments], monkeypatch)
+
+    return call
+
+
+def test_stages_one_by_one(translate, tmp_path, capsys):
+    def refused(stage, needs):
+        with pytest.raises(SystemExit) as error:
+            translate("--stage", stage)
+        assert re.fullmatch(
+            f"en-de: .*: run --stage {needs} first", error.value.code
+        ), error.value.code
+
+    refused("train", "prepare")
+    translate("--stage", "prepare")
+    refused("average", "train")
+    translate("--to", "train")
+    refused("score", "generate")
+    translate("--from", "average")
+    assert capsys.readouterr().out.count("Preparing") == 1
+    translate("--mean", "none", "--lenpen", 1)
+    assert "train: using" in capsys.readouterr().out
+    first, second = results(tmp_path)
+    assert (first["mean"], first["checkpoints"]) == ("factors", 3)
+    assert (second["mean"], second["checkpoints"]) == ("none", 1)
+    assert (first["lenpen"], second["lenpen"]) == (0.6, 1)
+    translate("--compare")
+    dense, compared = results(tmp_path)[2:]
+    assert dense["model"] == "dense" and "bleu_p" in compared  # the twin came later
+    assert compared["bleu"] == first["bleu"] and "bleu_p" not in first
+    translate("--compare")
+    assert len(results(tmp_path)) == 4
+
+
+def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
+    whole = recipes.translation.follow
+
+    def drops_one(command, log, threads=None):
+        return (line for line in whole(command, log) if not line.startswith("H-0\t"))
+
+    monkeypatch.setattr(recipes.translation, "follow", drops_one)
+    with pytest.raises(SystemExit, match="3 hypotheses for 4 test lines"):
+        translate("--mean", "none")
+    assert not list(tmp_path.glob("*/*/test-*"))
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--stage", "train", "--to", "score"], "--stage goes without --from and --to"),
+        (["--from", "score", "--to", "train"], "--from score comes after --to train"),
+        (["--models", "x"], "--models x: dense, quaternion or a whole number"),
+        (["--models", "0"], "n must be at least 1"),
+        (["--beam", "0"], "--beam must be at least 1"),
+        (["--raw", "nowhere"], "--raw nowhere: no such folder"),
+        (["--size", "huge"], "invalid choice: 'huge'"),
+        (["--src", "de"], "--src and --tgt are both de"),
+        (["--fp16"], "--fp16 and --cpu do not go together"),
+        (["--nodes", "2"], "--nodes needs --master HOST:PORT"),
+        (["--node-rank", "1"], "node 0 does the other stages"),
+        (["--slurm"], "--slurm is for --size paper"),
+    ],
+)
+def test_bad_options_end_in_one_line(translate, arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        translate(*arguments)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["snli"], "snli: a table set, not a parallel one"),
+        (["nothing"], "no data set 'nothing'; declared are"),
+        (["--gpus", "99"], r"--gpus 99: this machine has \d"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(translate, arguments, message, texts):
+    flags = ["--src", "en", "--tgt", "de"] if "--gpus" in arguments else []
+    with pytest.raises(SystemExit, match=message):
+        translate(*arguments, *flags)
+
+
+def test_half_precision_needs_a_gpu(monkeypatch, texts, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    flags = ["--raw", texts, "--src", "en", "--tgt", "de", "--out", tmp_path, "--fp16"]
+    with pytest.raises(SystemExit, match="--fp16 needs a GPU and there is none"):
+        run(recipes.translation, flags, monkeypatch)
+    assert not list(tmp_path.iterdir())
+
+
+def run_of(texts, out, *arguments):
+    """A run of the translation recipe, with its data."""
+    options = recipe_options.parse_translation(
+        ["--raw", str(texts), "--src", "en", "--tgt", "de", "--out", str(out)]
+        + list(map(str, arguments))
+    )
+    data = Data(options, "parallel")
+    return recipes.translation.Run(options.models[0], options.seeds[0], data, options)
+
+
+def test_two_nodes_train_one_model(translate, texts, tmp_path):
+    """Two torchruns on the CPU, by gloo."""
+    translate("--stage", "prepare")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    commands = [
+        [
+            sys.executable, "-m", "recipes.translation", "--raw", texts, "--src", "en",
+            "--tgt", "de", "--size", "tiny", "--lines", "40", "--models", "4", "--cpu",
+            "--updates", "2", "--max-tokens", "100", "--out", tmp_path,
+            "--stage", "train", "--nodes", "2", "--node-rank", rank,
+            "--master", f"localhost:{port}",
+        ]
+        for rank in "01"
+    ]  # fmt: skip
+    started = [
+        subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for command in commands
+    ]  # fmt: skip
+    for process in started:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output[-3000:]
+    (log,) = tmp_path.glob("*/n4-*/train.log")
+    assert "training on 2 devices" in log.read_text()
+    (done,) = tmp_path.glob("*/n4-*/train.json")
+    assert len(json.loads(done.read_text())["curve"]) == 2
+
+
+def test_slurm_sweep_is_the_same_training(texts, tmp_path):
+    """What hydra composes from the yaml is what fairseq makes of the recipe's flags."""
+    flags = [
+        "--size", "paper", "--slurm", "basic", "--updates", 9000, "--layers", 3,
+        "--wide", "--models", "quaternion", "--seeds", 7,
+    ]  # fmt: skip
+    quaternion = run_of(texts, tmp_path, *flags)
+    command = sweep_command("quaternion", [quaternion])
+    command[command.index("--multirun")] = "--cfg=job"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    config = yaml.safe_load(done.stdout)
+    args = fairseq_options.parse_args_and_arch(
+        fairseq_options.get_training_parser(),
+        ["DATA", "--source-lang", "en", "--target-lang", "de"] + quaternion.flags,
+    )
+    expected = OmegaConf.to_container(
+        convert_namespace_to_omegaconf(args), enum_to_str=True
+    )
+    for section, names in {
+        "optimizer": ("_name", "adam_betas", "adam_eps", "weight_decay"),
+        "lr_scheduler": ("_name", "warmup_updates", "warmup_init_lr"),
+        "criterion": ("_name", "label_smoothing"),
+        "optimization": ("lr", "clip_norm", "update_freq"),
+        "dataset": ("max_tokens",),
+        "common": ("seed", "fp16", "bf16"),
+        "model": (
+            "phm_n", "phm_rule", "phm_freeze_rule", "phm_attention_dim", "dropout",
+            "share_all_embeddings",
+        ),
+    }.items():  # fmt: skip
+        for name in names:
+            assert config[section].get(name) == expected[section].get(name), name
+    for side in ("encoder", "decoder"):
+        for name, value in config["model"][side].items():
+            assert expected["model"][f"{side}_{name}"] == value, name
+    assert config["checkpoint"]["save_interval_updates"] == 180
+    assert config["checkpoint"]["save_dir"] == str(quaternion.folder)
