@@ -145,8 +145,10 @@ class Run:
             "--required-batch-size-multiple", "1", "--log-interval", "20",
             *self.flags, *(vectors or []),
         ]  # fmt: skip
-        epochs = options.epochs
-        train(self.title, command, self.folder, epochs=epochs, threads=self.threads)
+        train(
+            self.title, command, self.folder, epochs=options.epochs,
+            threads=self.threads, node=options.node_rank,
+        )  # fmt: skip
         if options.node_rank == 0:
             found = read_training(self.folder / "train.log")
             write_json(self.folder / "train.json", found)

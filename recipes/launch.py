@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 
+import fairseq_cli.train  # first, for it sets up the format of the log
 import torch
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed.utils import call_main
-from fairseq_cli import train
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     arguments.tpu = False
     if "TORCHELASTIC_RUN_ID" in os.environ:
         join_torchrun(arguments)
-    call_main(convert_namespace_to_omegaconf(arguments), train.main)
+    call_main(convert_namespace_to_omegaconf(arguments), fairseq_cli.train.main)
 
 
 def join_torchrun(arguments: argparse.Namespace) -> None:

@@ -17,6 +17,8 @@ def check_machine(options: argparse.Namespace) -> None:
     Raises:
         RunError: half precision without a GPU, or more GPUs than there are.
     """
+    if getattr(options, "slurm", None):  # another one trains
+        return
     there = torch.cuda.device_count()
     if options.fp16 and not there:
         raise RunError("--fp16 needs a GPU and there is none: leave it out")

@@ -270,7 +270,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Na
     if options.raw and not options.raw.is_dir():
         parser.error(f"--raw {options.raw}: no such folder")
     _set_stages(parser, options)
-    if options.nodes > 1 and not options.master:
+    if options.nodes > 1 and not (options.master or getattr(options, "slurm", None)):
         parser.error("--nodes needs --master HOST:PORT")
     if options.node_rank and options.stages != ("train",):
         parser.error("node 0 does the other stages: --stage train")

@@ -32,15 +32,17 @@ def train(
     epochs: int = 0,
     updates: int = 0,
     threads: Optional[int] = None,
+    node: int = 0,
 ) -> None:
     """fairseq-train, or the rest of it after an interruption, with a progress bar.
 
     Args:
         name: what the bar says.
         command: the program and its options but those for checkpoints, log and length.
-        folder: for checkpoints and ``train.log``.
+        folder: for checkpoints and the log, ``train.log``.
         epochs, updates: length of the training, one of them.
         threads: CPU threads; default: torch's choice.
+        node: number of this machine; those after the first have a log of their own.
 
     Raises:
         RunError: the command failed or left no checkpoint.
@@ -54,7 +56,8 @@ def train(
     ]  # fmt: skip
     valid = ""
     with tqdm(total=updates or None, unit="update", desc=name) as bar:
-        for line in follow(command, folder / "train.log", threads):
+        log = folder / (f"train-node{node}.log" if node else "train.log")
+        for line in follow(command, log, threads):
             per_epoch = re.search(r"grouped total_num_itrs = (\d+)", line)
             if per_epoch and epochs:
                 bar.total = epochs * int(per_epoch[1])

@@ -52,6 +52,12 @@ def sweep_command(kind: str, runs: Sequence[Run]) -> List[str]:
     key = run.folder.name.rpartition("-")[2]
     folder = f"{start}{'-wide' if wide else ''}-seed${{common.seed}}-{key}"
     model = {"dense": ["model.phm_n=1"], "quaternion": QUATERNION}
+    resources = {
+        "nodes": options.nodes,
+        "tasks_per_node": 1,
+        "gpus_per_node": 0 if options.cpu else options.gpus,
+    }
+    launcher = [f"hydra.launcher.{name}={n}" for name, n in resources.items()]
     depth = [f"model.{s}.layers={options.layers}" for s in ("encoder", "decoder")]
     width = ["model.phm_attention_dim=1024"]
     width += [f"model.{s}.ffn_embed_dim=4096" for s in ("encoder", "decoder")]
@@ -76,6 +82,8 @@ def sweep_command(kind: str, runs: Sequence[Run]) -> List[str]:
         f"checkpoint.save_interval_updates={options.save_interval}",
         f"checkpoint.keep_interval_updates={options.num_checkpoints}",
         f"common.log_interval={min(20, options.save_interval)}",
-        f"distributed_training.distributed_world_size={options.gpus}",
+        f"distributed_training.distributed_world_size={options.gpus * options.nodes}",
+        f"distributed_training.distributed_port={29500 if options.nodes > 1 else -1}",
+        *(launcher if options.slurm.startswith("submitit") else []),
         *options.extra,
     ]  # fmt: skip

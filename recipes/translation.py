@@ -27,6 +27,7 @@ from .driver import (
 )
 from .machines import check_machine, precision_flags, train_command
 from .options import ROOT, parse_translation
+from .report import tables
 from .runner import (
     RunError,
     digest,
@@ -65,7 +66,11 @@ def main() -> None:
             for run in runs:  # those that came before their dense twin, by --jobs
                 if not run.result.is_file():
                     run.score()
-            report([read_json(run.result) for run in runs], [run.title for run in runs])
+            results = [read_json(run.result) for run in runs]
+            if options.size == "demo":
+                report(results, [run.title for run in runs])
+            else:
+                print("\n" + "\n\n".join(tables(results)))
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,8 @@ class Run:
             *self.flags,
         ]  # fmt: skip
         if not options.slurm:
-            train(self.title, command, self.folder, updates=options.updates)
+            updates, node = options.updates, options.node_rank
+            train(self.title, command, self.folder, updates=updates, node=node)
         elif not (self.folder / "checkpoint_best.pt").is_file():
             raise RunError(f"{self.folder}: no checkpoint_best.pt after training")
         if options.node_rank == 0:
@@ -227,7 +233,7 @@ class Run:
             "--source-lang", self.source, "--target-lang", self.target,
             "--path", str(self.checkpoint), "--gen-subset", "test",
             "--beam", str(options.beam), "--lenpen", str(options.lenpen),
-            "--max-len-a", "1", "--max-len-b", "50",  # as the paper's tool
+            "--max-len-a", "1", "--max-len-b", "50",  # or 200 would be the end
             "--remove-bpe", "sentencepiece", "--num-workers", "0",
             "--max-tokens", str(max(options.max_tokens, LONGEST)),
             "--required-batch-size-multiple", "1",
@@ -298,7 +304,7 @@ class Run:
 
 
 def report(results: List[Dict[str, Any]], titles: List[str]) -> None:
-    """Print the table of all models."""
+    """Print the table of the quickstart."""
     rows = [
         {
             "model": title,
