@@ -138,7 +138,7 @@ def test_torchscript_beam_search(task, options):
 
 
 def test_wide_attention_paths_agree(task):
-    """Widened heads skip torch's fused attention; the sizes and results must fit."""
+    """The sizes and results of widened heads fit."""
     model = tiny_transformer(task, phm_attention_dim=64).eval()
     attention = model.decoder.layers[0].self_attn
     assert attention.q_proj.weight.shape == (64, 32)
