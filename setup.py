@@ -26,6 +26,10 @@ setup(
             "tqdm",
         ],
         "slurm": ["hydra-submitit-launcher"],
-        "test": ["pytest", "ruff"],
+        "test": [
+            "pytest",
+            "ruff",
+            "triton; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        ],
     },
 )

@@ -15,6 +15,9 @@ from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_phm import PHMTransformerModel
 
+if not torch.cuda.is_available():  # before anything imports triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(
     encoder_embed_dim=32,

@@ -3,7 +3,8 @@
 (device, dtype, column) -> (n, in, out, R of the rule or 0) -> tokens. "weight first":
 from two up to so many tokens H x^T is faster than x H^T; "factored": up to so many it
 is faster than H; "bounded rank": from so many on; 0: never. "kept": than an H that is
-there, forward; "built": forward and backward, H being built.
+there, forward; "built": forward and backward, H being built. "triton", 1 or 0: H and
+its gradients alone, built by Triton kernels or not, for any number of tokens.
 Made by python -m recipes.benchmarks.crossovers, 2 threads, torch 2.13.0+cpu.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import Callable, Tuple
 
 import torch
@@ -56,6 +57,29 @@ def weight_goes_first(input: torch.Tensor, weight: torch.Tensor) -> bool:
     tokens = input.numel() // max(1, inputs)
     place = ("cpu", input.dtype, True)
     return 1 < tokens <= _limit("weight first", 1, inputs, outputs, 1, *place)
+
+
+def triton_builds(blocks: torch.Tensor) -> bool:
+    """True where Triton kernels were measured to build H, and its gradients, faster.
+
+    Only on CUDA devices with triton installed. No GPU was measured yet, so that the
+    table says nowhere; ``recipes.benchmarks.crossovers --paths triton`` measures one.
+    """
+    if not blocks.is_cuda or is_autocasting() or torch.jit.is_tracing():
+        return False
+    n, height, width = blocks.shape
+    return triton_wins(n, n * width, n * height, blocks.dtype)
+
+
+@cache
+def triton_wins(
+    n: int, in_features: int, out_features: int, dtype: torch.dtype
+) -> bool:
+    """What the table says of these sizes on CUDA; False without triton."""
+    if find_spec("triton") is None:
+        return False
+    sizes = (n, in_features, out_features, 1)
+    return _limit("triton", *sizes, "cuda", dtype, kept=False) > 0
 
 
 @cache

@@ -9,6 +9,7 @@ import argparse
 import itertools
 import pprint
 import statistics
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -19,6 +20,7 @@ import fairseq_phm.functional.crossovers as table
 from fairseq_phm import PHMLinear
 from fairseq_phm.functional import bounded_rank_linear, dense_linear, factored_linear
 from fairseq_phm.functional.linear import weight_first
+from fairseq_phm.functional.weight import kronecker_sums_by_bmm
 
 from .timing import now
 
@@ -33,13 +35,15 @@ COLUMNS = (
     ("factored", "kept"),
     ("bounded rank", "kept"),
     ("bounded rank", "built"),
+    ("triton", "built"),  # on CUDA only
 )
 HEADER = '''"""How many tokens each path needs, or bears, to be the faster; do not edit.
 
 (device, dtype, column) -> (n, in, out, R of the rule or 0) -> tokens. "weight first":
 from two up to so many tokens H x^T is faster than x H^T; "factored": up to so many it
 is faster than H; "bounded rank": from so many on; 0: never. "kept": than an H that is
-there, forward; "built": forward and backward, H being built.
+there, forward; "built": forward and backward, H being built. "triton", 1 or 0: H and
+its gradients alone, built by Triton kernels or not, for any number of tokens.
 Made by python -m recipes.benchmarks.crossovers, {made}.
 """
 
@@ -55,10 +59,13 @@ def main() -> None:
     parser.add_argument("--paths", nargs="+", choices=sorted({p for p, _ in COLUMNS}))
     parser.add_argument("--n", type=int, nargs="+", default=[2, 4, 8, 16])
     options = parser.parse_args()
+    by_triton = options.device.startswith("cuda") and find_spec("triton") is not None
+    if "triton" in (options.paths or ()) and not by_triton:
+        parser.error("--paths triton needs --device cuda and the package triton")
     place = {"device": options.device, "dtype": getattr(torch, options.dtype)}
     crossovers = dict(table.CROSSOVERS)
     for path, had in COLUMNS:
-        if path not in (options.paths or path):
+        if path not in (options.paths or path) or (path == "triton" and not by_triton):
             continue
         limits: Dict[Tuple[int, ...], int] = {}
         for key in keys(path, options.n):
@@ -81,7 +88,10 @@ def keys(path: str, all_n: List[int]) -> Iterator[Tuple[int, ...]]:
 
 
 def limit(path: str, key: Tuple[int, ...], kept: bool, place: Dict[str, Any]) -> int:
-    """The most tokens up to which, or least from which on, the path is faster."""
+    """The most tokens up to which, or least from which on, the path is faster.
+
+    Of "triton", which no number of tokens changes, 1 where it is faster, else 0.
+    """
     n, in_features, out_features, rank = key
     count = int(min(64, max(4, BYTES / (4 * in_features * out_features))))
     layers = [
@@ -93,6 +103,8 @@ def limit(path: str, key: Tuple[int, ...], kept: bool, place: Dict[str, Any]) ->
         few = layers[: max(2, 2000 // tokens)]
         return ratio(path, few, tokens, kept, place) <= GAIN
 
+    if path == "triton":
+        return int(wins(in_features))
     if path == "weight first":  # no faster for one token, and not always in one stretch
         return max(itertools.takewhile(wins, FEW[1:]), default=0)
     ladder = MANY if rank else FEW
@@ -116,8 +128,14 @@ def ratio(
     """Time of the path over that of H, median of interleaved rounds."""
     x = torch.randn(tokens, layers[0].in_features, requires_grad=True, **place)
     gradient = torch.randn(tokens, layers[0].out_features, **place)
+    if path == "triton":  # H alone
+        from fairseq_phm.functional.triton_weight import kronecker_sums_by_triton
+
+        gradient = gradient.t().contiguous()
 
     def measured(layer: PHMLinear) -> torch.Tensor:
+        if path == "triton":
+            return kronecker_sums_by_triton([layer.rule], [layer.blocks])
         if path == "weight first":
             return weight_first(x, layer.weight, layer.bias)
         if path == "factored":
@@ -126,6 +144,8 @@ def ratio(
         return bounded_rank_linear(x, *factors, layer.blocks, layer.bias)
 
     def with_weight(layer: PHMLinear) -> torch.Tensor:
+        if path == "triton":
+            return kronecker_sums_by_bmm([layer.rule], [layer.blocks])
         product = F.linear if path == "weight first" else dense_linear
         return product(x, layer.weight, layer.bias)
 

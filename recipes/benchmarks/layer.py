@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from importlib.util import find_spec
 from typing import Callable, Dict, List
 
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_phm import PHMLinear
-from fairseq_phm.functional import bounded_rank_linear, factored_linear, phm_linear
+from fairseq_phm.functional import bounded_rank_linear, factored_linear
+from fairseq_phm.functional.weight import kronecker_sums_by_bmm
 from fairseq_phm.modules.linear import RULE_FACTORS
 
 from .peers import BroadcastKron, KronLoop
@@ -109,9 +111,20 @@ def _ways(
     bounded = PHMLinear(*sizes, n, rule_rank=n, **place(options)).eval()
     factors = (full.rule, full.blocks, full.bias)
     bounded_factors = [getattr(bounded, name) for name in RULE_FACTORS]
+    built = {"H built": kronecker_sums_by_bmm}
+    if options.device.startswith("cuda") and find_spec("triton") is not None:
+        from fairseq_phm.functional.triton_weight import kronecker_sums_by_triton
+
+        built["H built by Triton"] = kronecker_sums_by_triton
+    ways = {
+        name: lambda x, build=build: F.linear(
+            x, build([full.rule], [full.blocks]), full.bias
+        )
+        for name, build in built.items()
+    }
     return {
         "dense": dense,
-        "H built": lambda x: phm_linear(x, *factors),
+        **ways,
         "H kept": lambda x: F.linear(x, full.weight, full.bias),
         "factored": lambda x: factored_linear(x, *factors),
         f"bounded rank R={n}": lambda x: bounded_rank_linear(
