@@ -92,17 +92,6 @@ def test_dense_twin_has_no_phm_flags():
     assert without_phm(flags) == ["--cpu", "--clip-norm", "0.1"]
 
 
-def test_languages_with_a_dash(tmp_path):
-    write_pairs(tmp_path, {"train": 60, "valid": 9, "test": 11})
-    for split in ("train", "valid", "test"):
-        (tmp_path / f"{split}.xx").rename(tmp_path / f"{split}.pt-br")
-        (tmp_path / f"{split}.yy").rename(tmp_path / f"{split}.zh_Hans")
-    code, out, err = run(
-        tmp_path, "--src", "pt-br", "--tgt", "zh_Hans", "--updates", "2"
-    )
-    assert code == 0 and "BLEU" in out, err[-2000:]
-
-
 def test_interrupted_run_goes_on(corpus):
     process = subprocess.Popen(
         command(corpus, "--updates", "40"), cwd=ROOT, start_new_session=True,
