@@ -13,7 +13,7 @@ from fairseq_phm.functional.weight import kronecker_sums_by_bmm
 from fairseq_phm.modules import PHMLinearRows
 from fairseq_phm.modules.joint import JointProduct
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.0")
 from fairseq_phm.functional import triton_weight  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -154,12 +154,13 @@ def test_layers_take_it_where_it_is_chosen(monkeypatch):
 def test_the_choice(monkeypatch):
     column = {(4, 512, 512, 0): 1, (4, 2048, 512, 0): 0}
     paths.triton_wins.cache_clear()
+    monkeypatch.setattr(paths, "has_triton", lambda: True)
     monkeypatch.setitem(paths.CROSSOVERS, ("cuda", "float16", "triton, built"), column)
     assert paths.triton_wins(4, 500, 500, torch.float16)
     assert not paths.triton_wins(4, 2048, 512, torch.float16)
     assert not paths.triton_wins(4, 512, 512, torch.float64)
     assert not paths.triton_builds(torch.zeros(4, 128, 128, dtype=torch.float16))
     paths.triton_wins.cache_clear()
-    monkeypatch.setattr(paths, "find_spec", lambda name: None)
+    monkeypatch.setattr(paths, "has_triton", lambda: False)
     assert not paths.triton_wins(4, 512, 512, torch.float16)
     paths.triton_wins.cache_clear()

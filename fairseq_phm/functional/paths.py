@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, lru_cache
-from importlib.util import find_spec
+from importlib import metadata
 from typing import Callable, Tuple
 
 import torch
@@ -13,6 +13,7 @@ from .crossovers import CROSSOVERS
 
 WEIGHT, FACTORED, BOUNDED_RANK = "weight", "factored", "bounded rank"
 """H times input; rule and blocks without H; R products of a rule of bounded rank."""
+TRITON_MEASURED = any(column.startswith("triton") for *_, column in CROSSOVERS)
 
 
 @lru_cache(4096)
@@ -65,7 +66,9 @@ def triton_builds(blocks: torch.Tensor) -> bool:
     Only on CUDA devices with triton installed. No GPU was measured yet, so that the
     table says nowhere; ``recipes.benchmarks.crossovers --paths triton`` measures one.
     """
-    if not blocks.is_cuda or is_autocasting() or torch.jit.is_tracing():
+    if not TRITON_MEASURED or not blocks.is_cuda:
+        return False
+    if is_autocasting() or torch.jit.is_tracing():
         return False
     n, height, width = blocks.shape
     return triton_wins(n, n * width, n * height, blocks.dtype)
@@ -76,10 +79,18 @@ def triton_wins(
     n: int, in_features: int, out_features: int, dtype: torch.dtype
 ) -> bool:
     """What the table says of these sizes on CUDA; False without triton."""
-    if find_spec("triton") is None:
+    if not has_triton():
         return False
     sizes = (n, in_features, out_features, 1)
     return _limit("triton", *sizes, "cuda", dtype, kept=False) > 0
+
+
+def has_triton() -> bool:
+    """True where triton 3 or newer is installed, which the kernels need."""
+    try:
+        return int(metadata.version("triton").partition(".")[0]) >= 3
+    except (metadata.PackageNotFoundError, ValueError):
+        return False
 
 
 @cache

@@ -9,7 +9,6 @@ import argparse
 import itertools
 import pprint
 import statistics
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -20,6 +19,7 @@ import fairseq_phm.functional.crossovers as table
 from fairseq_phm import PHMLinear
 from fairseq_phm.functional import bounded_rank_linear, dense_linear, factored_linear
 from fairseq_phm.functional.linear import weight_first
+from fairseq_phm.functional.paths import has_triton
 from fairseq_phm.functional.weight import kronecker_sums_by_bmm
 
 from .timing import now
@@ -59,9 +59,9 @@ def main() -> None:
     parser.add_argument("--paths", nargs="+", choices=sorted({p for p, _ in COLUMNS}))
     parser.add_argument("--n", type=int, nargs="+", default=[2, 4, 8, 16])
     options = parser.parse_args()
-    by_triton = options.device.startswith("cuda") and find_spec("triton") is not None
+    by_triton = options.device.startswith("cuda") and has_triton()
     if "triton" in (options.paths or ()) and not by_triton:
-        parser.error("--paths triton needs --device cuda and the package triton")
+        parser.error("--paths triton needs --device cuda and triton 3")
     place = {"device": options.device, "dtype": getattr(torch, options.dtype)}
     crossovers = dict(table.CROSSOVERS)
     for path, had in COLUMNS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from importlib.util import find_spec
 from typing import Callable, Dict, List
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from fairseq_phm import PHMLinear
 from fairseq_phm.functional import bounded_rank_linear, factored_linear
+from fairseq_phm.functional.paths import has_triton
 from fairseq_phm.functional.weight import kronecker_sums_by_bmm
 from fairseq_phm.modules.linear import RULE_FACTORS
 
@@ -112,7 +112,7 @@ def _ways(
     factors = (full.rule, full.blocks, full.bias)
     bounded_factors = [getattr(bounded, name) for name in RULE_FACTORS]
     built = {"H built": kronecker_sums_by_bmm}
-    if options.device.startswith("cuda") and find_spec("triton") is not None:
+    if options.device.startswith("cuda") and has_triton():
         from fairseq_phm.functional.triton_weight import kronecker_sums_by_triton
 
         built["H built by Triton"] = kronecker_sums_by_triton
