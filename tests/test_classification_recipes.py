@@ -94,7 +94,6 @@ def test_the_scripts_check_their_options_first(name, tmp_path):
 
     assert "--seeds" in script("--help").stdout
     for arguments, message in [
-        ((), "--data"),
         (("--data", tmp_path / "none"), "none: no such folder"),
         (("--data", tmp_path, "--models", "x"), "dense, quaternion or a whole number"),
         (("--data", tmp_path, "--epochs", 0), "--epochs must be at least 1"),
