@@ -55,7 +55,7 @@ def test_trains_tests_and_reports(rows, tmp_path):
         assert text in done.stdout, done.stdout
     files = sorted((tmp_path / "Toy").glob("*/result.json"))
     assert len(files) == 4
-    result = json.loads(files[0].read_text())
+    result = json.loads(files[-1].read_text())
     assert result["model"] == "2" and result["rows_by"] == {"0": 10, "1": 10, "2": 10}
     assert result["accuracy"] == pytest.approx(sum(result["accuracy_by"].values()) / 3)
     assert {"hardware", "versions", "commit", "training_seconds"} <= set(result)
