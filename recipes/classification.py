@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import torch
-
 from data_prep.declaration import load
 from data_prep.workspace import write_json
 from fairseq_phm.tasks.classification import split_file
@@ -25,6 +23,7 @@ from .driver import (
     model_flags,
     record,
     run_stages,
+    threads_of_a_job,
 )
 from .machines import check_machine, precision_flags, train_command
 from .options import ROOT, parse_classification
@@ -121,11 +120,6 @@ class Run:
         return options.out / options.name / f"{kind}-seed{self.seed}-{key}"
 
     @property
-    def threads(self) -> int:
-        """CPU threads for one of ``options.jobs`` trainings."""
-        return max(1, torch.get_num_threads() // self.options.jobs)
-
-    @property
     def predictions(self) -> Path:
         """Labels of the test set, with their probabilities."""
         return self.folder / "test.predictions.tsv"
@@ -147,7 +141,7 @@ class Run:
         ]  # fmt: skip
         train(
             self.title, command, self.folder, epochs=options.epochs,
-            threads=self.threads, node=options.node_rank,
+            threads=threads_of_a_job(options), node=options.node_rank,
         )  # fmt: skip
         if options.node_rank == 0:
             found = read_training(self.folder / "train.log")
@@ -162,7 +156,8 @@ class Run:
             "--output", str(self.predictions),
             *(["--cpu"] if self.options.cpu else []),
         ]  # fmt: skip
-        for _ in follow(command, self.folder / "predict.log", self.threads):
+        threads = threads_of_a_job(self.options)
+        for _ in follow(command, self.folder / "predict.log", threads):
             pass
 
     def score(self) -> None:
@@ -186,7 +181,8 @@ class Run:
             "training_seconds": training["training_seconds"],
             "flags": shlex.join(self.flags),
             **provenance(
-                self.threads, 0 if options.cpu else options.gpus * options.nodes
+                threads_of_a_job(options),
+                0 if options.cpu else options.gpus * options.nodes,
             ),
         }
         record(result, self.result, options.out / "results.jsonl")

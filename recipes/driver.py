@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, TypeVar
+
+import torch
 
 from data_prep import DataError
 from data_prep.workspace import write_json
@@ -83,6 +86,11 @@ def errors_in_one_line(name: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
+
+
+def threads_of_a_job(options: argparse.Namespace) -> int:
+    """CPU threads for each of ``options.jobs`` trainings."""
+    return max(1, torch.get_num_threads() // options.jobs)
 
 
 def model_flags(model: str, arch: str) -> List[str]:

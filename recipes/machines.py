@@ -17,7 +17,7 @@ def check_machine(options: argparse.Namespace) -> None:
     Raises:
         RunError: half precision without a GPU, or more GPUs than there are.
     """
-    if getattr(options, "slurm", None):  # another one trains
+    if options.slurm:  # other machines train
         return
     there = torch.cuda.device_count()
     if options.fp16 and not there:

@@ -111,7 +111,8 @@ def parse_translation(arguments: List[str]) -> argparse.Namespace:
         parser.error("--slurm is for --size paper")
     if options.slurm and any(word.startswith("-") for word in options.extra):
         parser.error("--slurm takes overrides after --, as model.encoder.layers=4")
-    options.name = options.name or options.data_set or f"{options.src}-{options.tgt}"
+    name = options.data_set and Path(options.data_set).stem
+    options.name = options.name or name or f"{options.src}-{options.tgt}"
     size = SIZES[options.size]
     values, warmup = vars(options), options.warmup_updates
     for name, value in vars(size).items():
@@ -153,7 +154,7 @@ def parse_classification(arguments: List[str]) -> argparse.Namespace:
     add("--paper", default="", help=argparse.SUPPRESS)
     add("--flags", default="", help=argparse.SUPPRESS)
     add("--by-column", type=int, help=argparse.SUPPRESS)
-    parser.set_defaults(train=None, src=None, tgt=None, vocab_size=None)
+    parser.set_defaults(train=None, src=None, tgt=None, vocab_size=None, slurm=None)
     options = _parse(parser, arguments)
     tiny = options.size == "tiny"
     if options.data and (options.raw or options.lines or tiny):
@@ -168,7 +169,9 @@ def parse_classification(arguments: List[str]) -> argparse.Namespace:
     if options.lines is None:
         options.lines = 2000 if tiny else 0
     options.epochs = options.epochs or (1 if tiny else 10)
-    options.name = options.name or options.data_set
+    options.name = (
+        options.name or Path(options.data_set or options.data.absolute()).stem
+    )
     if options.vectors and options.vectors.is_dir():
         files = [file for file in options.vectors.iterdir() if ".txt" in file.name]
         if len(files) != 1:
@@ -231,12 +234,10 @@ def _add_machine(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     add("--bf16", action="store_true", help="bfloat16")
     add("--cpu", action="store_true", help="do not use a GPU")
     add(
-        "--nodes",
-        type=int,
-        default=1,
-        help="machines, which share the work folder; "
-        "after --stage prepare run the same command with --stage train on all of them",
-    )
+        "--nodes", type=int, default=1,
+        help="machines that share the work folder: after --stage prepare each runs the "
+        "same command with --stage train",
+    )  # fmt: skip
     add("--node-rank", type=int, default=0, help="number of this one, from 0")
     add("--master", metavar="HOST:PORT", help="of node 0")
     return group
@@ -270,7 +271,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Na
     if options.raw and not options.raw.is_dir():
         parser.error(f"--raw {options.raw}: no such folder")
     _set_stages(parser, options)
-    if options.nodes > 1 and not (options.master or getattr(options, "slurm", None)):
+    if options.nodes > 1 and not (options.master or options.slurm):
         parser.error("--nodes needs --master HOST:PORT")
     if options.node_rank and options.stages != ("train",):
         parser.error("node 0 does the other stages: --stage train")

@@ -29,9 +29,9 @@ def train(
     name: str,
     command: List[str],
     folder: Path,
+    threads: int,
     epochs: int = 0,
     updates: int = 0,
-    threads: Optional[int] = None,
     node: int = 0,
 ) -> None:
     """fairseq-train, or the rest of it after an interruption, with a progress bar.
@@ -40,15 +40,16 @@ def train(
         name: what the bar says.
         command: the program and its options but those for checkpoints, log and length.
         folder: for checkpoints and the log, ``train.log``.
+        threads: CPU threads.
         epochs, updates: length of the training, one of them.
-        threads: CPU threads; default: torch's choice.
         node: number of this machine; those after the first have a log of their own.
 
     Raises:
         RunError: the command failed or left no checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    drop_broken_checkpoint(folder)
+    if not node:
+        drop_broken_checkpoint(folder)
     command = [
         *command, "--save-dir", str(folder), "--no-epoch-checkpoints",
         "--log-format", "json",
@@ -184,7 +185,7 @@ def drop_broken_checkpoint(folder: Path) -> None:
         shutil.copyfile(numbered[-1], last)
 
 
-def provenance(threads: Optional[int] = None, gpus: int = 1) -> Dict[str, Any]:
+def provenance(threads: int, gpus: int) -> Dict[str, Any]:
     """Hardware, versions and commit of a run."""
     import fairseq
     import torch
@@ -196,7 +197,7 @@ def provenance(threads: Optional[int] = None, gpus: int = 1) -> Dict[str, Any]:
         capture_output=True,
         text=True,
     ).stdout.strip()
-    hardware = f"CPU, {threads or torch.get_num_threads()} threads"
+    hardware = f"CPU, {threads} threads"
     if gpus and torch.cuda.is_available():
         hardware = torch.cuda.get_device_name()
         hardware = hardware if gpus == 1 else f"{gpus} x {hardware}"

@@ -24,6 +24,7 @@ from .driver import (
     model_flags,
     record,
     run_stages,
+    threads_of_a_job,
 )
 from .machines import check_machine, precision_flags, train_command
 from .options import ROOT, parse_translation
@@ -197,8 +198,10 @@ class Run:
             *self.flags,
         ]  # fmt: skip
         if not options.slurm:
-            updates, node = options.updates, options.node_rank
-            train(self.title, command, self.folder, updates=updates, node=node)
+            train(
+                self.title, command, self.folder, updates=options.updates,
+                threads=threads_of_a_job(options), node=options.node_rank,
+            )  # fmt: skip
         elif not (self.folder / "checkpoint_best.pt").is_file():
             raise RunError(f"{self.folder}: no checkpoint_best.pt after training")
         if options.node_rank == 0:
@@ -239,11 +242,12 @@ class Run:
             "--required-batch-size-multiple", "1",
             *(["--cpu"] if options.cpu else []),
         ]  # fmt: skip
+        threads = threads_of_a_job(options)
         lines = len(self.test(self.source))
         found: Dict[int, str] = {}
         seconds = 0.0
         with tqdm(total=lines, unit="sentence", desc=self.title) as bar:
-            for line in follow(command, self.folder / "generate.log"):
+            for line in follow(command, self.folder / "generate.log", threads):
                 hypothesis = re.match(r"H-(\d+)\t[^\t]*\t?(.*)", line)
                 if hypothesis:
                     found[int(hypothesis[1])] = hypothesis[2]
@@ -298,7 +302,10 @@ class Run:
             "published": options.published.get(self.name, []),
             "training_seconds": training["training_seconds"],
             "flags": shlex.join(self.flags),
-            **provenance(gpus=0 if options.cpu else options.gpus * options.nodes),
+            **provenance(
+                threads_of_a_job(options),
+                0 if options.cpu else options.gpus * options.nodes,
+            ),
         }
         record(result, self.result, options.out / "results.jsonl")
 
