@@ -5,11 +5,13 @@ from .fairseq_compat import (
     import_user_dir_once,
     require_fairseq,
     show_in_one_line,
+    warn_of_optimizers_that_scale,
 )
 
 require_fairseq()
 allow_fairseq_checkpoints()
 import_user_dir_once(__name__)
+warn_of_optimizers_that_scale()
 
 from .functional import multiplication_rule, phm_linear  # noqa: E402
 from .models import (  # noqa: E402

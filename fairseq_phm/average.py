@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .functional import kronecker_sum
+from .substitution.swap import PAIRS
 from .tasks import DataError
 
 MEANS = ("factors", "weights")
@@ -294,6 +295,9 @@ def _layers_of_rules(
                 if len(model[rule]) == len(value)
             }
             nearest = [o for o in common if common[o] == max(common.values())]
+            if len(nearest) > 1:  # q and k, or v and out
+                pair = PAIRS.get(_last(owner))
+                nearest = [o for o in nearest if PAIRS.get(_last(o)) == pair]
             if len(nearest) != 1:
                 problem = problem or f"cannot tell whose rule {owner} shares"
                 continue

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import sys
-from typing import Any, Type
+from typing import Any, Callable, Type
 
 import numpy as np
 import torch
@@ -62,6 +62,48 @@ def import_user_dir_once(package: str) -> None:
 
     memo = getattr(utils.import_user_module, "memo", ())
     utils.import_user_module.memo = ImportedUserDirs(memo)
+
+
+def warn_of_optimizers_that_scale() -> None:
+    """Make fairseq say it when an optimizer undoes the learning rate of the rules.
+
+    LAMB, and Adafactor with ``--scale-parameter``, take steps in proportion to the size
+    of a parameter: scaled rules (see :class:`fairseq_phm.PHMLinear`) move as if their
+    rate were 1. All other optimizers of fairseq heed it.
+    """
+    from fairseq import optim
+
+    def warning(build: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(build)
+        def build_and_warn(cfg: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+            params = list(params)
+            scaled = any(getattr(p, "has_rule_lr", False) for p in params)
+            name = _optimizer_that_scales(cfg)
+            if scaled and name:
+                logging.getLogger(__name__).warning(
+                    "%s takes steps in proportion to the size of a parameter: "
+                    "--phm-rule-lr has no effect with it",
+                    name,
+                )
+            return build(cfg, params, *args, **kwargs)
+
+        return build_and_warn
+
+    optim.build_optimizer = warning(optim.build_optimizer)
+    # This one hands copies of the parameters on; the others call the one above.
+    half = optim.FP16Optimizer
+    half.build_optimizer = staticmethod(warning(half.build_optimizer))
+
+
+def _optimizer_that_scales(cfg: Any) -> str:
+    """Its name, or nothing. ``cfg`` is the optimizer's, or has it as ``optimizer``."""
+    cfg = cfg if hasattr(cfg, "_name") else getattr(cfg, "optimizer", cfg)
+    name = getattr(cfg, "_name", "")
+    if name == "lamb":
+        return "LAMB"
+    if name == "adafactor" and getattr(cfg, "scale_parameter", False):
+        return "Adafactor with --scale-parameter"
+    return ""
 
 
 def show_in_one_line(kind: Type[Exception]) -> None:

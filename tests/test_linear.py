@@ -79,7 +79,7 @@ def test_gradients_equal_those_of_the_dense_layer(layer):
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_gradcheck(options):
     n = options["n"]
-    layer = PHMLinear(2 * n, 3 * n, **options, dtype=torch.double)
+    layer = PHMLinear(2 * n, 3 * n, **options, rule_lr=1, dtype=torch.double)
     x = torch.randn(2, 2 * n, dtype=torch.double, requires_grad=True)
     names = [name for name, _ in layer.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
@@ -147,7 +147,7 @@ def test_seed():
 
 def test_reset_parameters():
     layer = PHMLinear(64, 64, 4, rule="quaternion")
-    layer.rule.data.add_(0.5)
+    layer.rule = layer.rule + 0.5
     before = layer.weight
     layer.reset_parameters(std=0.3)
     assert not torch.equal(layer.weight, before)
@@ -221,26 +221,48 @@ def test_numpy_integers_are_sizes():
     assert layer(torch.zeros(3, 8)).shape == (3, 16)
 
 
-def test_shared_rule_is_stored_once_and_has_one_gradient():
-    owner = PHMLinear(8, 8, 2)
-    model = nn.Sequential(owner, PHMLinear(8, 16, 2, rule=owner.rule), nn.ReLU())
-    model.append(PHMLinear(16, 4, 2, rule=owner.rule))
-    assert [k for k in model.state_dict() if "rule" in k] == ["0.rule"]
-    assert sum(p is owner.rule for p in model.parameters()) == 1
+SHARED = {
+    "a rate": (dict(rule_lr=8), ["rule"]),
+    "rate 1": (dict(rule_lr=1), ["rule"]),
+    "rule rank": (dict(rule_rank=2, rule_lr=8), ["rule_u", "rule_v", "rule_w"]),
+    "rule rank, rate 1": (dict(rule_rank=2, rule_lr=1), ["rule_u", "rule_v", "rule_w"]),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_rule_is_stored_once_and_has_one_gradient(name):
+    options, factors = SHARED[name]
+    owner = PHMLinear(8, 8, 2, **options)
+    rank = options.get("rule_rank", 0)
+    model = nn.Sequential(owner, PHMLinear(8, 16, 2, rule=owner, rule_rank=rank))
+    model.append(
+        PHMLinear(16, 4, 2, rule=owner if rank else owner.rule, rule_rank=rank)
+    )
+    stored = [k for k in model.state_dict() if "rule" in k]
+    assert stored == [f"0.{factor}" for factor in factors]
+    learned = [p for n, p in model.named_parameters() if "rule" in n]
+    assert len(learned) == len(factors)
     x = torch.randn(3, 8)
     model(x).sum().backward()
     separate = copy.deepcopy(model)
-    for layer in (separate[1], separate[3]):
-        layer.rule = nn.Parameter(layer.rule.detach().clone())
+    for layer in (separate[1], separate[2]):
+        for factor in factors:
+            values = getattr(layer, factor).detach().clone()
+            setattr(layer, factor, nn.Parameter(values))
     separate.zero_grad()
     separate(x).sum().backward()
-    total = sum(separate[i].rule.grad for i in (0, 1, 3))
-    torch.testing.assert_close(owner.rule.grad, total)
+    for factor in factors:
+        gradients = [
+            p.grad for n, p in separate.named_parameters() if n.endswith(factor)
+        ]
+        assert len(gradients) == 3
+        (own,) = (p.grad for n, p in model.named_parameters() if n.endswith(factor))
+        torch.testing.assert_close(own, sum(gradients))
 
 
 def test_shared_rule_loads_strictly():
     def build():
-        owner = PHMLinear(8, 8, 2)
+        owner = PHMLinear(8, 8, 2, rule_lr=8)
         return nn.Sequential(owner, PHMLinear(8, 8, 2, rule=owner.rule))
 
     model, other = build(), build()
@@ -248,7 +270,7 @@ def test_shared_rule_loads_strictly():
     torch.save(model.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file))
-    assert other[0].rule is other[1].rule
+    assert other[0].scaled_rule is other[1].scaled_rule
     torch.testing.assert_close(other[1].weight, model[1].weight)
     alone = model[1].state_dict()
     assert "rule" in alone

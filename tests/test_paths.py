@@ -268,7 +268,7 @@ def test_quaternions_by_eight_products(training, monkeypatch):
         if training:
             y.sum().backward()
             assert layer.blocks.grad is not None
-        layer.rule.mul_(2)
+        layer.rule = layer.rule * 2
         assert layer.path(x) == WEIGHT
     learning = PHMLinear(2048, 512, 4, rule="quaternion").train(training)
     assert learning.path(x) == WEIGHT

@@ -12,7 +12,7 @@ from torch import nn
 
 from fairseq_phm import PHMLinear, PHMTransformerModel, count_parameters, substitute
 from fairseq_phm.models.architectures import SIZES
-from fairseq_phm.substitution import find_maps
+from fairseq_phm.substitution import SHARE_RULE, find_maps
 
 DENSE_44M = 44_040_192
 
@@ -27,11 +27,21 @@ def base_model(task, arch="phm_transformer", **options):
     "arch,options,linear_maps",
     [
         ("phm_transformer", dict(phm_n=1), DENSE_44M),
-        ("phm_transformer", dict(phm_n=2), 22_020_864),
-        ("phm_transformer", dict(phm_n=4), 11_016_192),
-        ("phm_transformer", dict(phm_n=8), 5_554_176),
-        ("phm_transformer", dict(phm_n=16), 3_145_728),
+        # Rules: 2 in each of 18 attention blocks and 24 in FFNs by default.
+        ("phm_transformer", dict(phm_n=2), 22_020_096 + 60 * 8),
+        ("phm_transformer", dict(phm_n=4), 11_010_048 + 60 * 64),
+        ("phm_transformer", dict(phm_n=8), 5_505_024 + 60 * 512),
+        ("phm_transformer", dict(phm_n=16), 2_752_512 + 60 * 4096),
+        ("phm_transformer", dict(phm_n=2, phm_share_rule="none"), 22_020_864),
+        ("phm_transformer", dict(phm_n=4, phm_share_rule="none"), 11_016_192),
+        ("phm_transformer", dict(phm_n=8, phm_share_rule="none"), 5_554_176),
+        ("phm_transformer", dict(phm_n=16, phm_share_rule="none"), 3_145_728),
         ("phm_transformer", dict(phm_n=16, phm_share_rule="block"), 2_924_544),
+        (
+            "phm_transformer",
+            dict(phm_n=16, phm_share_rule="value"),
+            2_752_512 + 78 * 4096,
+        ),
         ("phm_transformer", dict(phm_n=16, phm_share_rule="model"), 2_752_512 + 4096),
         ("phm_transformer", dict(phm_n=16, phm_share_rule="stack"), 2_752_512 + 8192),
         (
@@ -41,15 +51,21 @@ def base_model(task, arch="phm_transformer", **options):
         ),
         ("quaternion_transformer", {}, 11_010_048),
         ("phm_transformer", dict(phm_n=4, phm_freeze_rule=True), 11_010_048),
-        ("phm_transformer", dict(phm_n=4, phm_fuse_qkv=True), 11_010_048 + 66 * 64),
-        ("phm_transformer_wide", dict(phm_n=2), DENSE_44M + 96 * 8),
-        ("phm_transformer_wide", dict(phm_n=4), 22_020_096 + 96 * 64),
-        ("phm_transformer_wide", dict(phm_n=8), 11_010_048 + 96 * 512),
+        # Fused: one rule in a block of self-attention, two in one of cross-attention.
+        ("phm_transformer", dict(phm_n=4, phm_fuse_qkv=True), 11_010_048 + 48 * 64),
+        (
+            "phm_transformer",
+            dict(phm_n=4, phm_fuse_qkv=True, phm_share_rule="none"),
+            11_010_048 + 66 * 64,
+        ),
+        ("phm_transformer_wide", dict(phm_n=2), DENSE_44M + 60 * 8),
+        ("phm_transformer_wide", dict(phm_n=4), 22_020_096 + 60 * 64),
+        ("phm_transformer_wide", dict(phm_n=8), 11_010_048 + 60 * 512),
         ("phm_transformer_wide", dict(phm_n=1), 2 * DENSE_44M),
         (
             "phm_transformer",
             dict(phm_n=4, phm_rule_rank=4, phm_decoder_n=1),
-            18_874_368 // 4 + 36 * 48 + DENSE_44M - 18_874_368,
+            18_874_368 // 4 + 24 * 48 + DENSE_44M - 18_874_368,
         ),
     ],
 )
@@ -67,6 +83,8 @@ def test_counts_of_the_base_model(task, arch, options, linear_maps):
 
 def test_checkpoint_stores_each_number_once(task):
     for options in (
+        dict(),
+        dict(phm_rule_rank=4),
         dict(phm_share_rule="block"),
         dict(phm_share_rule="model"),
         dict(phm_fuse_qkv=True),
@@ -85,10 +103,12 @@ def test_checkpoint_stores_each_number_once(task):
         torch.testing.assert_close(other(**batch)[0], model(**batch)[0])
 
 
-@pytest.mark.parametrize("share", ["none", "block", "layer", "stack", "model"])
+@pytest.mark.parametrize("share", SHARE_RULE)
 @pytest.mark.parametrize("fuse", [False, True])
-def test_pruned_layers_leave_shared_rules(task, share, fuse):
+@pytest.mark.parametrize("rank", [0, 2])
+def test_pruned_layers_leave_shared_rules(task, share, fuse, rank):
     options = dict(phm_share_rule=share, phm_fuse_qkv=fuse, phm_ffn_n=2)
+    options["phm_rule_rank"] = rank
     model = tiny_transformer(task, **options)
     keep = dict(encoder_layers_to_keep="1", decoder_layers_to_keep="1")
     pruned = tiny_transformer(task, seed=1, **options, **keep)
@@ -102,7 +122,7 @@ def test_pruned_layers_leave_shared_rules(task, share, fuse):
 
 
 def test_rules_that_differ_do_not_load_into_one(task):
-    separate = tiny_transformer(task)
+    separate = tiny_transformer(task, phm_share_rule="none", phm_rule="random")
     shared = tiny_transformer(task, phm_share_rule="block")
     with pytest.raises(ValueError, match="different rules at .*k_proj.rule and"):
         shared.load_state_dict(separate.state_dict())
@@ -124,25 +144,48 @@ def test_n_by_sublayer_and_stack(task):
     assert layers["encoder.layers.1.fc2"].n == 2
 
 
-@pytest.mark.parametrize("share", ["none", "block", "layer", "stack", "model"])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_checkpoints_of_unshared_rules_load_by_default(task, rank):
+    """Checkpoints from when a rule for each projection was the default say nothing."""
+    options = dict(phm_rule_rank=rank, phm_rule="random", phm_n=4)
+    old = tiny_transformer(task, phm_share_rule="none", **options)
+    model = tiny_transformer(task, seed=1, **options)
+    model.load_state_dict(old.state_dict())
+    batch = padded_batch(task)
+    torch.testing.assert_close(model(**batch)[0], old(**batch)[0])
+    counts = [sum(p.numel() for p in m.parameters()) for m in (old, model)]
+    assert counts[0] == counts[1]
+    again = tiny_transformer(task, seed=2, phm_share_rule="none", **options)
+    again.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("share", SHARE_RULE)
 @pytest.mark.parametrize("fuse", [False, True])
-def test_shared_rules(task, share, fuse):
-    model = tiny_transformer(task, phm_share_rule=share, phm_fuse_qkv=fuse)
+@pytest.mark.parametrize("factor", ["scaled_rule", "scaled_rule_v"])
+def test_shared_rules(task, share, fuse, factor):
+    rank = 2 * factor.endswith("v")
+    options = dict(phm_share_rule=share, phm_fuse_qkv=fuse, phm_rule_rank=rank)
+    model = tiny_transformer(task, **options)
     maps = find_maps(model, types=(PHMLinear,))
     assert len(maps) == 2 * 6 + 2 * 10
     scopes = {}
     for found in maps:
-        block = found.owner_path if found.kind != "ffn" else found.path
+        attention = found.kind != "ffn"
+        block = found.owner_path if attention else found.path
         fused = fuse and found.name in ("k_proj", "v_proj")
         fused |= fuse and found.name == "q_proj" and found.kind == "self_attention"
+        alone = found.owner_path + " fused" if fused else found.path
+        value = found.name in ("v_proj", "out_proj") or fused
         scope = {
-            "none": found.owner_path + " fused" if fused else found.path,
+            "none": alone,
+            "value": block + " vo" if attention and value else alone,
+            "pairs": block + (" vo" if value else " qk") * attention,
             "block": block,
             "layer": found.layer,
             "stack": found.stack,
             "model": "",
         }[share]
-        scopes.setdefault(scope, set()).add(id(found.module.rule))
+        scopes.setdefault(scope, set()).add(id(getattr(found.module, factor)))
     assert all(len(rules) == 1 for rules in scopes.values())
     assert len(set.union(*scopes.values())) == len(scopes)
 
@@ -235,7 +278,7 @@ def test_only_chosen_maps_of_a_fairseq_model(task):
         (dict(n=4, share_rule="all"), "unknown share_rule 'all'.*stack"),
         (dict(n=4, rank=-2), "rank"),
         (dict(n=4, rule_rank=17), "proj: rule_rank=17 .*n=4"),
-        (dict(n=4, rule_rank=2, share_rule="block"), "not shared.*'block'"),
+        (dict(n=4, rule_lr=0), "rule_lr must be a number above 0, got 0"),
         (dict(n=4, attention_dim=30), "attention_dim=30 is not a multiple of its 4"),
     ],
 )

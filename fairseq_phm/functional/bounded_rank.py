@@ -81,6 +81,35 @@ _EXACT = {
 }
 
 
+def make_rule_factors(
+    start: str, n: int, rank: int, generator: Optional[torch.Generator] = None
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Factors (n, R) of a rule that learns, of mean square 1.
+
+    Args:
+        start: ``"random"``: see :func:`random_rule_factors`. ``"learned"``: v and w are
+            equal and orthogonal, n columns at a time, and u the identity where R = n:
+            then the weights H of two layers with this rule have a product of the same
+            kind, as those of an associative algebra do.
+        n, rank: sizes.
+        generator: source of random numbers; default: torch's own.
+
+    >>> A = bounded_rank_rule(*make_rule_factors("learned", 4, 4))
+    >>> squares, others = A @ A, A[0] @ A[1]
+    >>> squares.allclose(A * squares.norm() / A.norm(), atol=1e-5)
+    True
+    >>> others.abs().max() < 1e-5
+    tensor(True)
+    """
+    u, v, w = random_rule_factors(n, rank, generator)
+    if start == "random":
+        return u, v, w
+    if rank == n:
+        u = torch.eye(n) * u.norm() / n**0.5
+    scale = bounded_rank_rule(u, v, v).square().mean() ** (-1 / 6)
+    return u * scale, v * scale, v * scale
+
+
 def random_rule_factors(
     n: int, rank: int, generator: Optional[torch.Generator] = None
 ) -> Tuple[Tensor, Tensor, Tensor]:

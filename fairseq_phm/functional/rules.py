@@ -7,7 +7,7 @@ coefficient of the basis element e_p in the product e_i e_q.
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Optional, Union
 
 import torch
@@ -15,6 +15,10 @@ from torch import Tensor
 
 ALGEBRAS = {"real": 1, "complex": 2, "quaternion": 4, "octonion": 8, "sedenion": 16}
 """Algebras with a fixed rule, and their dimension n."""
+
+
+STARTS = ("learned", "random")
+"""How a learned rule may start, besides as a named algebra or a given tensor."""
 
 
 def multiplication_rule(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -36,11 +40,112 @@ def multiplication_rule(name: str, dtype: torch.dtype = torch.float32) -> Tensor
     """
     if name not in ALGEBRAS:
         raise ValueError(
-            f"unknown rule {name!r}: choose one of {', '.join(ALGEBRAS)} (or 'learned')"
+            f"unknown rule {name!r}: choose one of {', '.join(ALGEBRAS)}, "
+            + ", ".join(STARTS)
         )
     basis = torch.eye(ALGEBRAS[name], dtype=dtype)
     products = _cayley_dickson_product(basis[:, None, :], basis[None, :, :])
     return products.transpose(1, 2).contiguous()
+
+
+def is_start(rule: object) -> bool:
+    """True for the names in :data:`STARTS`."""
+    return isinstance(rule, str) and rule in STARTS
+
+
+def associative_rule(n: int) -> Tensor:
+    """Rule (n, n, n) of an associative algebra with n basis elements, entries -1, 0, 1.
+
+    For n = 2^k the Clifford algebra Cl(0, k): the complex numbers, the quaternions, and
+    for 8 and 16 what octonions and sedenions are not, associative: the weights H of two
+    layers with this rule have a product of the same kind, and there is one that undoes
+    the other. For other n the negacyclic numbers, polynomials modulo x^n + 1.
+
+    >>> associative_rule(4).equal(multiplication_rule("quaternion"))
+    True
+    >>> for n in (2, 3, 8, 16):  # A_i A_j is what e_i e_j multiplies with
+    ...     A = associative_rule(n)
+    ...     products = torch.einsum("ipm,jmq->ijpq", A, A)
+    ...     print(products.equal(torch.einsum("imj,mpq->ijpq", A, A)))
+    True
+    True
+    True
+    True
+    """
+    rule = torch.zeros(n, n, n)
+    power_of_two = n & (n - 1) == 0
+    for i in range(n):
+        for q in range(n):
+            if power_of_two:
+                rule[i, i ^ q, q] = _clifford_sign(i, q)
+            else:
+                rule[i, (i + q) % n, q] = 1 if i + q < n else -1
+    return rule
+
+
+def _clifford_sign(i: int, q: int) -> int:
+    """Of e_i e_q, the bits of i and q being the generators, whose squares are -1."""
+    swaps, rest = 0, i
+    while rest:
+        rest >>= 1
+        swaps += bin(rest & q).count("1")
+    swaps += bin(i & q).count("1")
+    return -1 if swaps % 2 else 1
+
+
+def times_rate(parameter: Tensor, rate: float) -> Tensor:
+    """rate * parameter, exactly; its gradient goes to the parameter unchanged.
+
+    So a step of an optimizer moves the product by ``rate`` times that step, while the
+    norm of the gradients is that of the product: a learning rate for one parameter
+    that holds where parameters are joined into one, as fairseq does for fp16.
+
+    Args:
+        parameter: of any shape.
+        rate: above 0; a power of two makes the product and its division exact.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> times_rate(x, 8.0).sum().backward()
+    >>> times_rate(x, 8.0).tolist(), x.grad.tolist()
+    ([8.0, 8.0], [1.0, 1.0])
+    """
+    if rate == 1.0:
+        return parameter
+    if not parameter.requires_grad:
+        return parameter * rate
+    return (parameter * rate).detach() + (parameter - parameter.detach())
+
+
+def default_rule_lr(in_features: int, out_features: int, n: int) -> float:
+    """Learning rate of a rule, in learning rates of the optimizer, by sizes.
+
+    Adam moves every parameter about equally far. Entries of a rule are of the size 1,
+    those of blocks of 1/sqrt(in), and each entry of a rule sees n times n fewer of the
+    weights than are of its part: at one rate the rule hardly moves. The rate that makes
+    both move H about equally is of the order of in / 2n; half of it, with the smaller
+    one of the sizes, did best where it was measured (see recipes/RESULTS.md), and four
+    times as much did harm.
+
+    Returns:
+        The power of two that is nearest to min(in, out) / 4n, at least 1.
+
+    >>> default_rule_lr(128, 512, n=4), default_rule_lr(512, 512, n=8)
+    (8.0, 16.0)
+    """
+    return 2.0 ** max(0, round(math.log2(min(in_features, out_features) / (4 * n))))
+
+
+def check_rule_lr(rule_lr: float) -> float:
+    """The number as a float.
+
+    Raises:
+        ValueError: it is not a finite number above 0.
+    """
+    if isinstance(rule_lr, bool) or not isinstance(rule_lr, Real):
+        raise ValueError(f"rule_lr must be a number above 0, got {rule_lr!r}")
+    if not 0 < rule_lr < math.inf:
+        raise ValueError(f"rule_lr must be a number above 0, got {rule_lr!r}")
+    return float(rule_lr)
 
 
 def random_rule(n: int, generator: Optional[torch.Generator] = None) -> Tensor:
@@ -61,13 +166,18 @@ def random_rule(n: int, generator: Optional[torch.Generator] = None) -> Tensor:
 def make_rule(
     rule: Union[str, Tensor], n: int, generator: Optional[torch.Generator] = None
 ) -> Tensor:
-    """New float32 rule (n, n, n) from ``"learned"`` (random), a name or a tensor.
+    """New float32 rule (n, n, n) from a name or a tensor.
+
+    ``"learned"`` is :func:`associative_rule`, ``"random"`` :func:`random_rule`; the
+    other names are those of :func:`multiplication_rule`.
 
     Raises:
         ValueError: for an unknown name, or a rule whose size is not (n, n, n).
     """
     if isinstance(rule, str):
         if rule == "learned":
+            return associative_rule(n)
+        if rule == "random":
             return random_rule(n, generator)
         made = multiplication_rule(rule)
         described = f"rule {rule!r}"

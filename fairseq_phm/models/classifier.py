@@ -18,9 +18,9 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from ..modules import PHMLSTM, WordVectors
-from ..substitution import substitute
+from ..substitution import fit_shared_rules, substitute
 from .architectures import QUATERNION, fill
-from .options import PHMGateOptions, PHMOptions
+from .options import PHMAttentionOptions, PHMGateOptions, PHMOptions
 
 HEAD = "sentence_classification_head"
 """The name under which fairseq's criterion sentence_prediction looks for the head."""
@@ -46,6 +46,7 @@ class SentenceClassifier(BaseFairseqModel):
     """
 
     config: Type[PHMOptions]
+    may_separate_rules = False
 
     def __init__(
         self,
@@ -122,6 +123,8 @@ class SentenceClassifier(BaseFairseqModel):
             ValueError: sizes that n does not divide, or an option that does not fit.
         """
         config = cls.config.from_args(args)
+        attends = isinstance(config, PHMAttentionOptions)
+        by_default = attends and config.resolve(args)
         dim = config.encoder_embed_dim
         if min(dim, config.encoder_layers) < 1:
             raise ValueError(
@@ -143,7 +146,16 @@ class SentenceClassifier(BaseFairseqModel):
             config.dropout,
         )
         model.args = config  # fairseq 0.12.2's criterion looks there
+        model.may_separate_rules = by_default
         return model
+
+    def load_state_dict(
+        self, state_dict: Dict[str, Tensor], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load as fairseq does, with :func:`fit_shared_rules`."""
+        share = getattr(self.args, "phm_share_rule", "none")
+        fitted = fit_shared_rules(self, state_dict, share, self.may_separate_rules)
+        return super().load_state_dict(fitted, *args, **kwargs)
 
 
 @dataclass
@@ -162,7 +174,7 @@ class LSTMClassifierConfig(PHMGateOptions):
 
 
 @dataclass
-class TransformerClassifierConfig(PHMOptions):
+class TransformerClassifierConfig(PHMAttentionOptions):
     """Sizes of the Transformer classifier, those for subject-verb agreement."""
 
     encoder_embed_dim: int = field(

@@ -1,12 +1,15 @@
 """Options that all PHM models have, as command-line flags and yaml keys."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import DictConfig, open_dict
 
-from ..functional import ALGEBRAS
+from ..functional import ALGEBRAS, STARTS
 from ..modules.lstm import GATES
+from ..substitution import DEFAULT_SHARE_RULE, SHARE_RULE
 
 PREFIX = "phm_"
 
@@ -23,12 +26,13 @@ class PHMOptions(FairseqDataclass):
             "1: dense"
         },
     )
-    phm_rule: ChoiceEnum(["learned", *ALGEBRAS]) = field(
+    phm_rule: ChoiceEnum([*STARTS, *ALGEBRAS]) = field(
         default="learned",
         metadata={
-            "help": "multiplication rule: learned from a random start, or learned from "
-            "the start of an algebra (complex n=2, quaternion n=4, octonion n=8, "
-            "sedenion n=16); no effect on parameters and speed"
+            "help": "start of a multiplication rule that learns: an associative "
+            "algebra's (learned), random numbers (random), or those of an algebra "
+            "(complex n=2, quaternion n=4, octonion n=8, sedenion n=16); no effect on "
+            "parameters and speed"
         },
     )
     phm_freeze_rule: bool = field(
@@ -49,10 +53,18 @@ class PHMOptions(FairseqDataclass):
     phm_rule_rank: int = field(
         default=0,
         metadata={
-            "help": "tensor rank R of learned rules, 1 to n^2: the products of a map "
+            "help": "CP rank R of learned rules, 1 to n^2: the products of a map "
             "with many tokens take R/n^2 of the dense multiply-adds, in training and "
-            "generation, and a rule has 3 n R numbers. 0: a full rule, n^3, as in the "
-            "paper"
+            "generation, and a rule has 3 n R numbers; R = n is fast and learns about "
+            "as well. 0: a full rule, n^3, as in the paper"
+        },
+    )
+    phm_rule_lr: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "learning rate of the rules, in learning rates of the optimizer "
+            "(default: by sizes, see fairseq_phm.functional.default_rule_lr; 1: the "
+            "same rate); no effect on parameters and speed"
         },
     )
 
@@ -73,6 +85,36 @@ class PHMOptions(FairseqDataclass):
             for name in self.__dataclass_fields__
             if name.startswith(PREFIX)
         }
+
+
+@dataclass
+class PHMAttentionOptions(PHMOptions):
+    """Options of models with attention."""
+
+    phm_share_rule: Optional[ChoiceEnum(list(SHARE_RULE))] = field(
+        default=None,
+        metadata={
+            "help": "one learned rule per map (none), for v and out of an attention "
+            "block (value), for q and k and for v and out (pairs), per attention "
+            "block (block) - each FFN map keeps its own with these -, per layer, per "
+            "encoder or decoder (stack), or one in all (model): saves n^3 parameters "
+            "for each rule that goes; v and out learn to copy only with one rule; no "
+            f"effect on speed (default: {DEFAULT_SHARE_RULE})"
+        },
+    )
+
+    def resolve(self, args: Any) -> bool:
+        """Set what the options leave open here and in ``args``, for the checkpoint.
+
+        Returns:
+            Whether sharing was left open: then older checkpoints may have more rules.
+        """
+        if self.phm_share_rule is not None:
+            return False
+        self.phm_share_rule = DEFAULT_SHARE_RULE
+        with open_dict(args) if isinstance(args, DictConfig) else nullcontext():
+            args.phm_share_rule = DEFAULT_SHARE_RULE
+        return True
 
 
 @dataclass

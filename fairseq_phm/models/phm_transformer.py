@@ -4,22 +4,19 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional
 
-import torch
-from fairseq.dataclass import ChoiceEnum
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from ..modules import PHMLinear
-from ..substitution import SHARE_RULE, substitute
+from ..substitution import fit_shared_rules, substitute
 from .architectures import phm_transformer, register_architectures
-from .options import PHMStackOptions
+from .options import PHMAttentionOptions, PHMStackOptions
 
 
 @dataclass
-class PHMTransformerConfig(PHMStackOptions, TransformerConfig):
+class PHMTransformerConfig(PHMAttentionOptions, PHMStackOptions, TransformerConfig):
     """fairseq's TransformerConfig and what the PHM layers add.
 
     The options of :func:`fairseq_phm.substitute`, with the prefix ``phm_``.
@@ -38,15 +35,6 @@ class PHMTransformerConfig(PHMStackOptions, TransformerConfig):
         metadata={
             "help": "n of the feed-forward maps, the other linear weights; wins over "
             "--phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
-        },
-    )
-    phm_share_rule: ChoiceEnum(list(SHARE_RULE)) = field(
-        default="none",
-        metadata={
-            "help": "one learned rule per map (none), per attention block while each "
-            "FFN map keeps its own (block), per layer, per encoder or decoder (stack), "
-            "or one in all (model): saves n^3 parameters for each rule that goes, "
-            "which matters from n=16; no effect on speed"
         },
     )
     phm_fuse_qkv: bool = field(
@@ -75,6 +63,8 @@ class PHMTransformerModel(TransformerModelBase):
     Python: ``PHMTransformerModel.from_pretrained(directory, ...)``.
     """
 
+    may_separate_rules = False
+
     def __init__(self, cfg: Any, encoder: Any, decoder: Any) -> None:
         super().__init__(PHMTransformerConfig.from_namespace(cfg), encoder, decoder)
 
@@ -100,42 +90,23 @@ class PHMTransformerModel(TransformerModelBase):
                 "quant-noise does not work with PHM layers: "
                 "drop --quant-noise-pq and --quant-noise-scalar"
             )
-        return substitute(super().build_model(cfg, task), **cfg.phm_options())
+        by_default = cfg.resolve(args)
+        model = substitute(super().build_model(cfg, task), **cfg.phm_options())
+        model.may_separate_rules = by_default
+        return model
 
     def load_state_dict(
         self, state_dict: Dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> Any:
-        """Load as fairseq does; shared rules survive the pruning of whole layers.
+        """Load as fairseq does, with :func:`fit_shared_rules`.
 
         Raises:
-            ValueError: different rules for layers that share one in this model.
+            ValueError: different rules for layers that share one in this model, because
+                ``--phm-share-rule`` says so.
         """
-        state_dict = dict(state_dict)
-        share = self.cfg.phm_share_rule
-        rules: Dict[Any, Tensor] = {}
-        owners: Dict[int, str] = {}
-        for path, module in self.named_modules():
-            key = f"{path}.rule"
-            if not isinstance(module, PHMLinear) or key not in state_dict:
-                continue
-            owner = owners.setdefault(id(module.rule), key)
-            if not torch.equal(state_dict[key], state_dict[owner]):
-                raise ValueError(
-                    f"the checkpoint has different rules at {owner} and {key}, which "
-                    f"are one with --phm-share-rule {share}"
-                )
-        if share in ("stack", "model"):
-            for key, rule in state_dict.items():
-                if key.endswith(".rule"):
-                    stack = key.partition(".")[0] if share == "stack" else ""
-                    rules.setdefault((stack, rule.size(0)), rule)
-            for key, blocks in list(state_dict.items()):
-                path, _, name = key.rpartition(".")
-                stack = key.partition(".")[0] if share == "stack" else ""
-                rule = rules.get((stack, blocks.size(0) if blocks.dim() else 0))
-                if name in ("blocks", "blocks_u") and rule is not None:
-                    state_dict.setdefault(f"{path}.rule", rule)
-        return super().load_state_dict(state_dict, *args, **kwargs)
+        share, separate = self.cfg.phm_share_rule, self.may_separate_rules
+        fitted = fit_shared_rules(self, state_dict, share, separate)
+        return super().load_state_dict(fitted, *args, **kwargs)
 
 
 register_architectures()

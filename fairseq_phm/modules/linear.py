@@ -1,26 +1,32 @@
 """PHMLinear, a drop-in for ``nn.Linear`` with 1/n of its weights."""
 
 import math
+import weakref
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..functional import (
     bounded_rank_linear,
     bounded_rank_rule,
+    check_rule_lr,
     check_rule_rank,
     check_sizes,
     choose_path,
+    default_rule_lr,
     dense_linear,
     exact_rule_factors,
     factored_linear,
+    is_start,
     is_whole,
     low_rank_blocks,
     make_rule,
+    make_rule_factors,
     materialize,
-    random_rule_factors,
+    times_rate,
 )
 from ..functional.paths import (
     BOUNDED_RANK,
@@ -32,8 +38,17 @@ from ..functional.paths import (
 from .cache import WeightCache
 
 RULE_FACTORS = ("rule_u", "rule_v", "rule_w")
-FACTORS = ("rule", *RULE_FACTORS, "blocks", "blocks_u", "blocks_v")
+RULES = ("rule", *RULE_FACTORS)
+SCALED = {name: f"scaled_{name}" for name in RULES}
+"""Learned factor of a rule -> the parameter that it is ``rule_lr`` times."""
+BLOCKS = ("blocks", "blocks_u", "blocks_v")
+STORED = (*RULES, *BLOCKS)
+"""Names of the factors in checkpoints."""
+FACTORS = (*STORED, *SCALED.values())
 """Names of the tensors that H is built from; a layer leaves some of them None."""
+
+_saved: Any = WeakIdKeyDictionary()
+"""Parameter -> its last entry in a state dict (weak): those who share it find it."""
 
 
 class PHMLinear(nn.Module):
@@ -43,31 +58,43 @@ class PHMLinear(nn.Module):
     blocks[i] = S_i; ``bias`` (out,). They hold out*in/n + n^3 + out numbers; a dense
     layer holds out*in + out. ``weight`` is H, (out, in), computed when it is read.
 
+    A learned rule has a learning rate of its own, ``rule_lr`` times the optimizer's:
+    A = rule_lr * ``scaled_rule``, the parameter, whose gradient is that of A. An
+    optimizer whose steps do not depend on the size of a parameter, as Adam or SGD,
+    moves A by rule_lr times what it would, and the norm of the gradients, for clipping,
+    stays as it is. ``rule`` reads as A, differentiable, and so do checkpoints;
+    ``layer.rule = A`` sets it, and a change of what was read is lost.
+
     Args:
         in_features, out_features: as in ``nn.Linear``; n divides both.
         n: number of summands. n = 1 is the dense layer: ``blocks[0]`` is its weight
             and ``rule`` is None.
         bias: False for a layer without bias.
-        rule: ``"learned"`` starts at random; the name of an algebra (see
-            ``multiplication_rule``) or a tensor (n, n, n) is a warm start that goes on
-            learning; an ``nn.Parameter`` is not copied but shared with its owner:
-            stored once in a checkpoint, with one gradient.
+        rule: start of a rule that learns: ``"learned"`` (the product of an associative
+            algebra, see ``associative_rule``), ``"random"``, the name of an algebra
+            (see ``multiplication_rule``) or a tensor (n, n, n), which is copied. Or a
+            PHMLinear, or its ``rule``: shared with that layer, stored once in a
+            checkpoint, with one gradient; so is an ``nn.Parameter``.
         freeze_rule: the rule is a buffer: neither trained nor counted. The quaternion
             rule then takes 8 products of blocks instead of 16 where that is faster.
         rank: r > 0 gives low-rank blocks S_i = U_i V_i: ``blocks_u`` (n, out/n, r) and
             ``blocks_v`` (n, r, in/n) are the parameters then, and ``blocks`` is None.
             Saves parameters, not time.
-        rule_rank: R > 0 gives a learned rule of tensor rank R, A[i, p, q] =
+        rule_rank: R > 0 gives a learned rule of CP rank R, A[i, p, q] =
             sum_r u[i, r] v[p, r] w[q, r]: ``rule_u``, ``rule_v``, ``rule_w`` (n, R) are
-            its parameters then, and ``rule`` is None. For many tokens the layer takes
+            its factors then, and ``rule`` is None. For many tokens the layer takes
             about R/n^2 of a dense layer's time, see ``bounded_rank_linear``.
+        rule_lr: learning rate of the rule, or of u, v, w, in learning rates of the
+            optimizer; default: see ``default_rule_lr``. 1 keeps ``rule`` itself as the
+            parameter. Powers of two are exact: saving and loading changes no bit.
         std: standard deviation of H at the start; default 1/sqrt(3 in), as nn.Linear.
         generator: source of the random start; default: torch's own.
         device, dtype: of the parameters.
 
     Raises:
         ValueError: sizes that n does not divide, n < 1, an unknown rule, a rule of
-            another size, a negative rank, a rule_rank above n^2 or beside a given rule.
+            another size, a negative rank, a rule_rank above n^2 or beside a given rule,
+            a rule_lr that is not above 0.
 
     Shapes: input (..., in), output (..., out).
 
@@ -84,10 +111,11 @@ class PHMLinear(nn.Module):
         out_features: int,
         n: int,
         bias: bool = True,
-        rule: Union[str, Tensor] = "learned",
+        rule: Union[str, Tensor, "PHMLinear"] = "learned",
         freeze_rule: bool = False,
         rank: int = 0,
         rule_rank: int = 0,
+        rule_lr: Optional[float] = None,
         std: Optional[float] = None,
         generator: Optional[torch.Generator] = None,
         device: Any = None,
@@ -102,9 +130,12 @@ class PHMLinear(nn.Module):
         self.n = n
         self.rank = rank
         self.rule_rank = rule_rank
-        learned = isinstance(rule, str) and rule == "learned"
-        check_rule_rank(rule_rank, n, learned)
-        self.redraw_rule = learned and n > 1
+        lender = rule if isinstance(rule, PHMLinear) else getattr(rule, "lender", None)
+        check_rule_rank(rule_rank, n, lender is not None or is_start(rule))
+        self.start = rule if is_start(rule) and n > 1 else ""
+        if rule_lr is None:
+            rule_lr = default_rule_lr(in_features, out_features, n)
+        self.rule_lr = check_rule_lr(rule_lr)
         self.borrowed: Tuple[str, ...] = ()
         self.cache = WeightCache()
         self.rows: Tuple[int, int] = (0, out_features)
@@ -119,37 +150,101 @@ class PHMLinear(nn.Module):
         self.blocks_u = new(n, height, rank) if rank else None
         self.blocks_v = new(n, rank, width) if rank else None
         self.bias = new(out_features) if bias else None
-        self.rule_u = self.rule_v = self.rule_w = None
-        if rule_rank:
-            self.rule = None
-            factors = random_rule_factors(n, rule_rank, generator)
-            for name, factor in zip(RULE_FACTORS, factors):
-                factor = factor.to(device, dtype or torch.get_default_dtype())
-                delattr(self, name)
-                if freeze_rule:
-                    self.register_buffer(name, factor)
-                else:
-                    self.register_parameter(name, nn.Parameter(factor))
-        elif n == 1:
-            if not learned:
+        made: Dict[str, Tensor] = {}
+        if n == 1:
+            if lender is None and not is_start(rule):
                 make_rule(rule, n)  # refuses what does not fit
-            self.rule = None
+        elif lender is not None and freeze_rule:
+            lent = {name: getattr(lender, name) for name in RULES}
+            made = {
+                name: A.detach().clone() for name, A in lent.items() if A is not None
+            }
+        elif lender is not None:
+            self._borrow(lender, dtype)
         elif isinstance(rule, nn.Parameter) and not freeze_rule:
-            if rule.shape != (n, n, n):
-                make_rule(rule, n)
-            if dtype is not None and rule.dtype != dtype:
-                raise ValueError(f"the shared rule is {rule.dtype}, the layer {dtype}")
-            self.rule = rule
-            self.borrowed = ("rule",)
+            self._borrow_parameter(rule, dtype)
+        elif rule_rank:
+            factors = make_rule_factors(rule, n, rule_rank, generator)
+            made = dict(zip(RULE_FACTORS, factors))
         else:
-            values = make_rule(rule, n, generator).to(
-                device=device, dtype=dtype or torch.get_default_dtype()
-            )
-            if freeze_rule:
-                self.register_buffer("rule", values)
-            else:
-                self.rule = nn.Parameter(values)
+            made = {"rule": make_rule(rule, n, generator)}
+        for name, values in made.items():
+            values = values.to(device, dtype or torch.get_default_dtype())
+            self._hold(name, values, freeze_rule)
+        for name, scaled in SCALED.items():
+            if not hasattr(self, name):
+                self.register_parameter(name, None)
+            if scaled not in self._parameters:
+                self.register_parameter(scaled, None)
         self.reset_parameters(std, generator)
+
+    def _hold(self, name: str, values: Tensor, frozen: bool) -> None:
+        """Keep a factor of the rule as a buffer, or as what ``rule_lr`` asks for."""
+        if frozen:
+            self.register_buffer(name, values)
+        elif self.rule_lr == 1:
+            self.register_parameter(name, nn.Parameter(values))
+        else:
+            scaled = nn.Parameter(values / self.rule_lr)
+            scaled.has_rule_lr = True
+            self.register_parameter(SCALED[name], scaled)
+
+    def _borrow(self, lender: "PHMLinear", dtype: Optional[torch.dtype]) -> None:
+        """Share the rule of another layer, with its learning rate."""
+        if (lender.n, lender.rule_rank) != (self.n, self.rule_rank):
+            raise ValueError(
+                f"the shared rule has n={lender.n}, rule_rank={lender.rule_rank}, "
+                f"the layer n={self.n}, rule_rank={self.rule_rank}"
+            )
+        self.rule_lr = lender.rule_lr
+        for name in (*RULES, *SCALED.values()):
+            if lender._parameters.get(name) is not None:
+                lent = _of_type(lender._parameters[name], dtype)
+                self.register_parameter(name, lent)
+            elif lender._buffers.get(name) is not None:
+                self.register_buffer(name, lender._buffers[name])
+        self.borrowed = tuple(name for name in RULES if self.held(name) is not None)
+
+    def _borrow_parameter(
+        self, rule: nn.Parameter, dtype: Optional[torch.dtype]
+    ) -> None:
+        """Share a parameter that is A: its owner's optimizer sets its rate."""
+        if rule.shape != (self.n,) * 3:
+            make_rule(rule, self.n)
+        self.rule_lr = 1.0
+        self.register_parameter("rule", _of_type(rule, dtype))
+        self.borrowed = ("rule",)
+
+    def own_rule(self) -> None:
+        """Go on with a copy of a rule that was shared."""
+        for name in RULES:
+            held = self.held(name)
+            if name in self.borrowed and held is not None:
+                key = name if self._parameters.get(name) is held else SCALED[name]
+                self.register_parameter(key, nn.Parameter(held.detach().clone()))
+        self.borrowed = tuple(name for name in self.borrowed if name not in RULES)
+
+    def __getattr__(self, name: str) -> Any:
+        """A learned factor of the rule: its parameter times ``rule_lr``."""
+        if name in SCALED:
+            scaled = self.__dict__["_parameters"].get(SCALED[name])
+            if scaled is not None:
+                factor = times_rate(scaled, self.rule_lr)
+                factor.lender = self
+                return factor
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """``layer.rule = A`` sets A; a new ``nn.Parameter`` becomes the rule itself."""
+        if name in SCALED and "_parameters" in self.__dict__:
+            scaled = self._parameters.get(SCALED[name])
+            if isinstance(value, nn.Parameter):
+                self._parameters[SCALED[name]] = None
+            elif scaled is not None:
+                with torch.no_grad():
+                    scaled.copy_(value / self.rule_lr)
+                return
+        super().__setattr__(name, value)
 
     @property
     def weight(self) -> Tensor:
@@ -165,8 +260,8 @@ class PHMLinear(nn.Module):
     @torch.jit.unused
     def sources(self) -> List[Tensor]:
         """The tensors that H is built from."""
-        found = [getattr(self, name) for name in FACTORS]
-        return [factor for factor in found if factor is not None]
+        held = {**self._parameters, **self._buffers}
+        return [held[name] for name in FACTORS if held.get(name) is not None]
 
     def build_weight(self) -> Tensor:
         """H, computed now."""
@@ -180,9 +275,19 @@ class PHMLinear(nn.Module):
 
     def full_rule(self) -> Optional[Tensor]:
         """A, of shape (n, n, n): ``rule``, or that of its factors; None for n = 1."""
-        if self.rule_u is None:
+        scaled_u = self.scaled_rule_u
+        if scaled_u is not None:
+            return bounded_rank_rule(
+                times_rate(scaled_u, self.rule_lr),
+                times_rate(self.scaled_rule_v, self.rule_lr),
+                times_rate(self.scaled_rule_w, self.rule_lr),
+            )
+        if self.rule_u is not None:
+            return bounded_rank_rule(self.rule_u, self.rule_v, self.rule_w)
+        scaled = self.scaled_rule
+        if scaled is None:
             return self.rule
-        return bounded_rank_rule(self.rule_u, self.rule_v, self.rule_w)
+        return times_rate(scaled, self.rule_lr)
 
     def full_blocks(self) -> Tensor:
         """S, of shape (n, out/n, in/n): ``blocks``, or U V for low-rank blocks."""
@@ -247,12 +352,18 @@ class PHMLinear(nn.Module):
         mean square of H equal to ``std`` for every rule, n and rank. A rule with a warm
         start, a frozen or a borrowed one stays as it is.
         """
-        if self.redraw_rule and self.rule_rank:
-            factors = random_rule_factors(self.n, self.rule_rank, generator)
-            for name, factor in zip(RULE_FACTORS, factors):
-                getattr(self, name).copy_(factor)
-        elif self.redraw_rule:
-            self.rule.copy_(make_rule("learned", self.n, generator))
+        made: Dict[str, Tensor] = {}
+        if self.start and self.rule_rank:
+            factors = make_rule_factors(self.start, self.n, self.rule_rank, generator)
+            made = dict(zip(RULE_FACTORS, factors))
+        elif self.start:
+            made = {"rule": make_rule(self.start, self.n, generator)}
+        for name, values in made.items():
+            scaled = self._parameters.get(SCALED[name])
+            if scaled is None:
+                getattr(self, name).copy_(values)
+            else:
+                scaled.copy_(values / self.rule_lr)
         for factor in (self.blocks, self.blocks_u, self.blocks_v):
             if factor is not None:
                 factor.copy_(torch.rand(factor.shape, generator=generator) * 2 - 1)
@@ -277,29 +388,43 @@ class PHMLinear(nn.Module):
             text += f", rank={self.rank}"
         if self.rule_rank:
             text += f", rule_rank={self.rule_rank}"
+        if any(self._parameters.get(scaled) is not None for scaled in SCALED.values()):
+            text += f", rule_lr={self.rule_lr:g}"
         if "rule" in self._buffers or "rule_u" in self._buffers:
             text += ", frozen rule"
         if self.borrowed:
             text += f", shares {' and '.join(self.borrowed)}"
         return text
 
-    # A borrowed parameter is left out of a state dict that already holds it, under the
-    # name of its owner or of another borrower, and may be missing when one is loaded.
+    # State dicts hold A (or u, v, w), whatever rule_lr is. A borrowed parameter is left
+    # out of one that already holds it, under the name of its owner or of another
+    # borrower, and may be missing when one is loaded.
+
+    def held(self, name: str) -> Optional[nn.Parameter]:
+        """The parameter behind a factor of :data:`STORED`; None where there is none."""
+        scaled = self._parameters.get(SCALED.get(name, ""))
+        return self._parameters.get(name) if scaled is None else scaled
 
     def _save_to_state_dict(
         self, destination: Dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self.borrowed:
-            key = prefix + name
-            address = destination[key].data_ptr()
-            if any(
-                other != key
-                and other.endswith("." + name)
-                and destination[other].data_ptr() == address
-                for other in destination
+        for name, scaled in SCALED.items():
+            value = destination.pop(prefix + scaled, None)
+            if value is not None:
+                destination[prefix + name] = value * self.rule_lr
+        for name in STORED:
+            held, key = self.held(name), prefix + name
+            if held is None:
+                continue
+            saved = _saved.get(held)
+            earlier = None if saved is None else saved()
+            if name in self.borrowed and any(
+                value is earlier for value in destination.values()
             ):
                 del destination[key]
+            else:
+                _saved[held] = weakref.ref(destination[key])
 
     def _load_from_state_dict(
         self,
@@ -311,18 +436,38 @@ class PHMLinear(nn.Module):
         unexpected_keys: List[str],
         error_msgs: List[str],
     ) -> None:
+        renamed = {
+            prefix + SCALED[name]: prefix + name
+            for name in RULES
+            if self._parameters.get(SCALED[name]) is not None
+        }
+        for held, key in renamed.items():
+            if isinstance(state_dict.get(key), Tensor):
+                state_dict[held] = state_dict.pop(key) / self.rule_lr
+        missing: List[str] = []
+        errors: List[str] = []
         super()._load_from_state_dict(
             state_dict,
             prefix,
             local_metadata,
             strict,
-            missing_keys,
+            missing,
             unexpected_keys,
-            error_msgs,
+            errors,
         )
-        for name in self.borrowed:
-            if prefix + name in missing_keys:
-                missing_keys.remove(prefix + name)
+        optional = {prefix + name for name in self.borrowed}
+        missing = [renamed.get(key, key) for key in missing]
+        missing_keys += [key for key in missing if key not in optional]
+        for message in errors:
+            for held, key in renamed.items():
+                message = message.replace(held, key)
+            error_msgs.append(message)
+
+
+def _of_type(rule: nn.Parameter, dtype: Optional[torch.dtype]) -> nn.Parameter:
+    if dtype is not None and rule.dtype != dtype:
+        raise ValueError(f"the shared rule is {rule.dtype}, the layer {dtype}")
+    return rule
 
 
 class PHMLinearRows(PHMLinear):
@@ -340,22 +485,23 @@ class PHMLinearRows(PHMLinear):
         self.n = fused.n
         self.rank = fused.rank
         self.rule_rank = fused.rule_rank
+        self.rule_lr = fused.rule_lr
         self.exact = fused.exact
         self.rows = (start, stop)
-        self.redraw_rule = False
+        self.start = ""
         self.cache = WeightCache()
         for name in FACTORS:
             if name in fused._buffers:
-                self.register_buffer(name, getattr(fused, name))
-            else:
-                self.register_parameter(name, getattr(fused, name))
+                self.register_buffer(name, fused._buffers[name])
+            elif name in BLOCKS or name in fused._parameters:
+                self.register_parameter(name, fused._parameters.get(name))
         self.bias = (
             None
             if fused.bias is None
             else nn.Parameter(fused.bias.detach()[start:stop].clone())
         )
         self.borrowed = (
-            tuple(name for name in FACTORS if self._parameters.get(name) is not None)
+            tuple(name for name in STORED if self.held(name) is not None)
             if borrow
             else fused.borrowed
         )

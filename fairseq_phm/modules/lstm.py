@@ -32,8 +32,8 @@ class PHMLSTMCell(nn.Module):
             hidden state, eight maps with a rule each, as the paper's counts have it.
             ``"fused"``: one PHM layer with 4 * hidden_size outputs for the input and
             one for the hidden state, as in the paper's text.
-        rule, freeze_rule, rank, rule_rank: as for :class:`PHMLinear`; the weights of
-            an LSTM are always built, so that rule_rank saves no time here.
+        rule, freeze_rule, rank, rule_rank, rule_lr: as for :class:`PHMLinear`; the
+            weights of an LSTM are always built, so that rule_rank saves no time here.
         std: standard deviations of the input's and the hidden state's weights at the
             start; default 1/sqrt(3 hidden_size) for both, as ``nn.LSTMCell``.
 
@@ -58,6 +58,7 @@ class PHMLSTMCell(nn.Module):
         gates: str = "separate",
         rank: int = 0,
         rule_rank: int = 0,
+        rule_lr: Optional[float] = None,
         std: Optional[Tuple[float, float]] = None,
         device: Any = None,
         dtype: Optional[torch.dtype] = None,
@@ -88,6 +89,7 @@ class PHMLSTMCell(nn.Module):
                     freeze_rule=freeze_rule,
                     rank=rank,
                     rule_rank=rule_rank,
+                    rule_lr=rule_lr,
                     std=std,
                     device=device,
                     dtype=dtype,
@@ -176,7 +178,8 @@ class PHMLSTM(nn.Module):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional:
             as in ``nn.LSTM``; n divides the sizes.
-        n, rule, freeze_rule, gates, rank, rule_rank: as in :class:`PHMLSTMCell`.
+        n, rule, freeze_rule, gates, rank, rule_rank, rule_lr: as in
+            :class:`PHMLSTMCell`.
 
     Raises:
         ValueError: as :class:`PHMLSTMCell`; fewer than one layer; input of the wrong
@@ -209,6 +212,7 @@ class PHMLSTM(nn.Module):
         gates: str = "separate",
         rank: int = 0,
         rule_rank: int = 0,
+        rule_lr: Optional[float] = None,
         device: Any = None,
         dtype: Optional[torch.dtype] = None,
     ) -> None:
@@ -235,6 +239,7 @@ class PHMLSTM(nn.Module):
                 gates=gates,
                 rank=rank,
                 rule_rank=rule_rank,
+                rule_lr=rule_lr,
                 device=device,
                 dtype=dtype,
             )

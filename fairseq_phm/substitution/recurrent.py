@@ -32,6 +32,7 @@ def substitute_lstm(
     gates: str = "separate",
     rank: int = 0,
     rule_rank: int = 0,
+    rule_lr: Optional[float] = None,
     output_maps: bool = False,
 ) -> nn.Module:
     """Replace each nn.LSTM and nn.LSTMCell of a built model, in place.
@@ -43,8 +44,8 @@ def substitute_lstm(
         model: a built model.
         n: PHM n; 1 leaves an LSTM dense.
         encoder_n, decoder_n: n of these stacks; they win over ``n``.
-        rule, freeze_rule, gates, rank, rule_rank: as for :class:`PHMLSTMCell`; LSTMs
-            with n = 1 have no rule.
+        rule, freeze_rule, gates, rank, rule_rank, rule_lr: as for
+            :class:`PHMLSTMCell`; LSTMs with n = 1 have no rule.
         output_maps: also replace the maps of :data:`OUTPUT_MAPS`.
 
     Returns:
@@ -61,7 +62,7 @@ def substitute_lstm(
     if not found:
         raise ValueError(f"{type(model).__name__} has no nn.LSTM or nn.LSTMCell")
     options: Dict[str, Any] = dict(
-        rule=rule, freeze_rule=freeze_rule, gates=gates, rank=rank
+        rule=rule, freeze_rule=freeze_rule, gates=gates, rank=rank, rule_lr=rule_lr
     )
     swaps = []
     for path, dense in found:
@@ -87,6 +88,7 @@ def substitute_lstm(
             freeze_rule=freeze_rule,
             rank=rank,
             rule_rank=rule_rank,
+            rule_lr=rule_lr,
             maps={
                 kind: [name for name in names if name in present]
                 for kind, names in OUTPUT_MAPS.items()

@@ -9,15 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from ..fairseq_compat import leave_better_transformer
-from ..functional import ALGEBRAS, check_rule_rank, check_sizes, make_rule
+from ..functional import (
+    ALGEBRAS,
+    STARTS,
+    check_rule_rank,
+    check_sizes,
+    is_start,
+    make_rule,
+)
 from ..modules import Attention, DenseLinear, PHMLinear, PHMLinearRows
 from .maps import FAIRSEQ_MAPS, LinearMap, find_maps
 
 logger = logging.getLogger(__name__)
 
-SHARE_RULE = ("none", "block", "layer", "stack", "model")
-"""How far a learned rule reaches: one per map, or per attention block (each FFN map
-keeps its own), per layer, per encoder or decoder, or one in the model."""
+SHARE_RULE = ("none", "value", "pairs", "block", "layer", "stack", "model")
+"""How far a learned rule reaches: one per projection; or one for v and out of an
+attention block; one for q and k, one for v and out; one per attention block (FFN
+projections keep their own); per layer; per encoder or decoder; one in the model."""
+
+DEFAULT_SHARE_RULE = "pairs"
+PAIRS = {"q_proj": "qk", "k_proj": "qk", "v_proj": "vo", "out_proj": "vo"}
 
 
 def substitute(
@@ -30,10 +41,11 @@ def substitute(
     decoder_n: Optional[int] = None,
     rule: Union[str, Tensor] = "learned",
     freeze_rule: bool = False,
-    share_rule: str = "none",
+    share_rule: str = DEFAULT_SHARE_RULE,
     fuse_qkv: bool = False,
     rank: int = 0,
     rule_rank: int = 0,
+    rule_lr: Optional[float] = None,
     attention_dim: Optional[int] = None,
     maps: Mapping[str, Sequence[str]] = FAIRSEQ_MAPS,
 ) -> nn.Module:
@@ -49,9 +61,11 @@ def substitute(
         n: PHM n; 1 leaves a map dense.
         attention_n, ffn_n: n of these sublayers; they win over the next two.
         encoder_n, decoder_n: n of these stacks; they win over ``n``.
-        rule, freeze_rule, rank, rule_rank: as for :class:`PHMLinear`; a tensor is
-            copied; maps with n = 1 have no rule.
-        share_rule: see :data:`SHARE_RULE`. Only maps with equal n share.
+        rule, freeze_rule, rank, rule_rank, rule_lr: as for :class:`PHMLinear`; a
+            tensor is copied; maps with n = 1 have no rule.
+        share_rule: see :data:`SHARE_RULE`. Only maps with equal n share. Attention
+            carries words through by v and out: with one rule, which starts closed
+            under products, out can undo what v does; with two it cannot.
         fuse_qkv: q, k, v of self-attention become one PHM layer (3d x d), k and v of
             cross-attention one (2d x d): fewer rules and one larger mixing of outputs.
         attention_dim: inner width of attention (outputs of q, k, v); None keeps it.
@@ -62,20 +76,16 @@ def substitute(
 
     Raises:
         ValueError: no map found; sizes that n does not divide (the path is named);
-            an unknown rule or ``share_rule``; ``rule_rank`` with a shared or given
-            rule; a map under quant-noise or FSDP.
+            an unknown rule or ``share_rule``; ``rule_rank`` with a given rule; a map
+            under quant-noise or FSDP.
     """
     if share_rule not in SHARE_RULE:
         raise ValueError(
             f"unknown share_rule {share_rule!r}: choose one of {', '.join(SHARE_RULE)}"
         )
-    if rule_rank and share_rule != "none":
-        raise ValueError(
-            f"rules of rule_rank={rule_rank} are not shared: share_rule={share_rule!r}"
-        )
     if isinstance(rule, Tensor):
         rule = rule.detach()
-    elif rule not in ("learned", *ALGEBRAS):
+    elif rule not in (*STARTS, *ALGEBRAS):
         make_rule(rule, n)
     found = find_maps(model, maps)
     if not found:
@@ -105,7 +115,7 @@ def substitute(
     for group, (in_features, outs) in zip(groups, new_sizes):
         _check(group, in_features, outs, n_of(group[0]), rule, rule_rank)
 
-    rules: Dict[Tuple[str, int], Tensor] = {}
+    lenders: Dict[Tuple[str, int], PHMLinear] = {}
     built: Dict[Tuple[int, ...], Sequence[PHMLinear]] = {}  # tied maps stay tied
     swapped: List[LinearMap] = []
     for group, (in_features, outs) in zip(groups, new_sizes):
@@ -114,7 +124,7 @@ def substitute(
         unchanged = (in_features, outs) == _sizes(group, None)
         if group_n == 1 and not rank and unchanged:
             continue
-        scope = (_scope(first, share_rule), group_n)
+        scope = (_scope(group, share_rule), group_n)
         old = [linear_map.module for linear_map in group]
         tied = tuple(id(dense) for dense in old)
         if tied not in built:
@@ -123,16 +133,17 @@ def substitute(
                 sum(outs),
                 group_n,
                 bias=old[0].bias is not None,
-                rule=rules.get(scope, rule) if group_n > 1 else "learned",
+                rule=lenders.get(scope, rule) if group_n > 1 else "learned",
                 freeze_rule=freeze_rule,
                 rank=rank,
                 rule_rank=rule_rank if group_n > 1 else 0,
+                rule_lr=rule_lr,
                 std=_std(old, in_features, outs),
                 device=old[0].weight.device,
                 dtype=old[0].weight.dtype,
             )
-            if fused.rule is not None:
-                rules.setdefault(scope, fused.rule)
+            if not freeze_rule:
+                lenders.setdefault(scope, fused)
             built[tied] = [fused]
             if len(group) > 1:
                 owner = group.index(min(group, key=found.index))
@@ -207,19 +218,27 @@ def _check(
             )
     try:
         check_sizes(in_features, sum(outs), n)
-        learned = isinstance(rule, str) and rule == "learned"
         if n > 1:
-            check_rule_rank(rule_rank, n, learned)
-            if not learned:
+            check_rule_rank(rule_rank, n, is_start(rule))
+            if not is_start(rule):
                 make_rule(rule, n)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _scope(linear_map: LinearMap, share_rule: str) -> str:
-    """Name of the group of maps that share this map's rule."""
-    if share_rule == "block" and linear_map.kind != "ffn":
-        return linear_map.owner_path
+def _scope(group: List[LinearMap], share_rule: str) -> str:
+    """Name of the maps that share the rule of this one, or of these fused ones.
+
+    Fused maps have one rule by themselves: with "value" and "pairs" it is the one of v
+    and out.
+    """
+    linear_map = group[0]
+    if linear_map.kind != "ffn" and share_rule in ("value", "pairs", "block"):
+        pair = max(PAIRS.get(member.name, "") for member in group)
+        if share_rule == "block":
+            return linear_map.owner_path
+        if pair == "vo" or (pair and share_rule == "pairs"):
+            return f"{linear_map.owner_path}.{pair}"
     scopes = {
         "layer": linear_map.layer,
         "stack": linear_map.stack or "",
