@@ -20,12 +20,12 @@ from .driver import (
     Stage,
     errors_in_one_line,
     in_threads,
-    model_flags,
     record,
     run_stages,
     threads_of_a_job,
 )
 from .machines import check_machine, precision_flags, train_command
+from .models import Model
 from .options import ROOT, parse_classification
 from .report import tables
 from .runner import (
@@ -67,7 +67,7 @@ class Run:
     ``data`` is None when ``options.data`` is a folder to take as it is.
     """
 
-    model: str
+    model: Model
     seed: int
     data: Optional[Data]
     options: argparse.Namespace
@@ -84,15 +84,14 @@ class Run:
     @property
     def title(self) -> str:
         """The model and the seed, as on the screen."""
-        model = self.model if self.model.isalpha() else f"PHM n={self.model}"
-        return f"{model}, seed {self.seed}"
+        return f"{self.model.name}, seed {self.seed}"
 
     @property
     def flags(self) -> List[str]:
         """Of fairseq-train, for model, task and training."""
         options = self.options
         return [
-            *model_flags(self.model, options.arch), "--task", "tsv_classification",
+            *self.model.flags(options.arch), "--task", "tsv_classification",
             "--criterion", "sentence_prediction", "--best-checkpoint-metric",
             "accuracy", "--maximize-best-checkpoint-metric", "--seed", str(self.seed),
             *declared_flags(options.data_set), *shlex.split(options.flags),
@@ -116,8 +115,8 @@ class Run:
         key = digest(
             [*settings, options.epochs, options.gpus * options.nodes, self.flags]
         )
-        kind = f"n{self.model}" if self.model.isdigit() else self.model
-        return options.out / options.name / f"{kind}-seed{self.seed}-{key}"
+        name = f"{self.model.slug}-seed{self.seed}-{key}"
+        return options.out / options.name / name
 
     @property
     def predictions(self) -> Path:
@@ -168,13 +167,13 @@ class Run:
         result = {
             "experiment": options.name,
             "task": "classification",
-            "model": self.model,
+            "model": str(self.model),
             "seed": self.seed,
             "size": options.size,
             **({"data": self.data.summary} if self.data else {}),
             "epochs": options.epochs,
             "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
-            "published": options.published.get(self.model, []),
+            "published": options.published.get(str(self.model), []),
             **self.accuracies(),
             "valid_accuracy": max(training["accuracies"]),
             "curve": training["curve"],

@@ -1,4 +1,4 @@
-"""What all recipes share: flags of models, stages that are skipped when done."""
+"""What all recipes share: stages that are skipped when done, several at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, TypeVar
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence, TypeVar
 
 import torch
 
@@ -91,20 +91,6 @@ def errors_in_one_line(name: str) -> Iterator[None]:
 def threads_of_a_job(options: argparse.Namespace) -> int:
     """CPU threads for each of ``options.jobs`` trainings."""
     return max(1, torch.get_num_threads() // options.jobs)
-
-
-def model_flags(model: str, arch: str) -> List[str]:
-    """Flags of fairseq-train for ``dense``, ``quaternion`` or n of PHM.
-
-    Args:
-        model: as in ``--models``.
-        arch: an architecture ``phm_...``, which has a twin ``quaternion_...``.
-    """
-    if model == "quaternion":
-        return ["--arch", arch.replace("phm_", "quaternion_", 1)]
-    if model == "dense":
-        return ["--arch", arch.replace("quaternion_", "phm_", 1), "--phm-n", "1"]
-    return ["--arch", arch, "--phm-n", model]
 
 
 def record(result: Dict[str, Any], file: Path, lines: Path) -> None:

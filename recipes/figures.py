@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from .models import Model
+
 STYLE = {
     "svg.hashsalt": "recipes",  # the same ids, so the same bytes, every time
     "font.size": 9,
@@ -24,27 +26,28 @@ STYLE = {
 EARLY = 0.25
 """Share of the updates whose losses may leave the panel at the top."""
 
+END = 0.65
+"""Share of the time after which the end of a training is drawn again, larger."""
+
 APART = 0.03
 """Width of a marker, as a share of the axis of parameters."""
 
 
-class Model(NamedTuple):
+class Drawn(NamedTuple):
     """What is drawn of a model.
 
-    ``model`` is "dense", "quaternion" or n, with "-wide" for the wide ones; ``scores``
-    has one of each run, ``curves`` the [updates, loss] of each run's validations,
-    ``published`` the paper's parameters and score.
+    ``scores`` has one of each run, ``curves`` the [updates, loss] of each run's
+    validations, ``published`` the paper's parameters and score.
     """
 
-    model: str
-    name: str
+    model: Model
     parameters: int
     scores: List[float]
-    curves: List[List[Tuple[int, float]]]
-    published: Optional[Tuple[float, float]]
+    curves: Sequence[Sequence[Tuple[float, float]]] = ()
+    published: Optional[Tuple[float, float]] = None
 
 
-def draw(models: Sequence[Model], title: str, parameters: str, score: str) -> bytes:
+def draw(models: Sequence[Drawn], title: str, parameters: str, score: str) -> bytes:
     """An SVG picture: filled markers are ours, hollow ones the paper's.
 
     Colours are told apart by the colour-blind, and shapes repeat what they say. Models
@@ -65,9 +68,9 @@ def draw(models: Sequence[Model], title: str, parameters: str, score: str) -> by
         for part in right:
             _curves(part, models)
         handles = [
-            Line2D([], [], color=_color(m.model), marker=_marker(m.model), label=m.name,
-                   linestyle=_line(m.model) if curves else "")
-            for m in models
+            Line2D([], [], color=_color(model), marker=_marker(model), label=model.name,
+                   linestyle=_line(model) if curves else "")
+            for model, *_ in models
         ]  # fmt: skip
         if any(model.published for model in models):
             hollow = dict(color="gray", markerfacecolor="white", linestyle="")
@@ -76,12 +79,92 @@ def draw(models: Sequence[Model], title: str, parameters: str, score: str) -> by
             handles=handles, loc="outside lower center", ncols=5 if curves else 3,
             frameon=False,
         )  # fmt: skip
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return _svg(figure)
+
+
+def loss_by_parameters(models: Sequence[Drawn], title: str) -> bytes:
+    """An SVG picture of validation losses, one marker a model with its spread.
+
+    Thin lines join models that differ in size only.
+
+    Args:
+        models: from the first to the last of the legend.
+        title: words for the picture.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 4.2), layout="constrained")
+        panel = figure.subplots()
+        kin: Dict[Any, List[Tuple[float, float]]] = {}
+        handles = []
+        for (model, parameters, losses, *_), shift in zip(models, _shifts(models)):
+            mean, deviation = _spread(losses)
+            x, color = parameters * shift, _color(model)
+            family = (model.family, bool(model.rule_rank), model.wide)
+            kin.setdefault(family, []).append((x, mean))
+            panel.errorbar(
+                [x], [mean], yerr=[deviation or 0], capsize=3, linestyle="",
+                marker=_marker(model), markersize=7, color=color,
+            )  # fmt: skip
+            handles.append(
+                Line2D([], [], color=color, marker=_marker(model), markersize=7,
+                       linestyle="", label=model.name)
+            )  # fmt: skip
+        for points in kin.values():
+            panel.plot(*zip(*sorted(points)), color="gray", linewidth=0.7, zorder=1)
+        panel.set(xscale="log", ylabel="validation loss, bits a token")
+        _parameters(panel, "parameters without embeddings")
+        figure.suptitle(f"{title}: equal updates", fontsize=10)
+        figure.legend(handles=handles, loc="outside right center", frameon=False)
+        return _svg(figure)
+
+
+def loss_by_time(models: Sequence[Drawn], title: str) -> bytes:
+    """An SVG picture of validation losses while models train, means of their runs.
+
+    The panel on the right has the last part of the one on the left.
+
+    Args:
+        models: with curves of seconds and loss; the legend has the lowest loss last,
+            as the picture does.
+        title: words for the picture.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+        whole, end = figure.subplots(1, 2)
+        means = {drawn.model: _mean_curve(drawn.curves) for drawn in models}
+        last = max(x for mean in means.values() for x, _ in mean)
+        unit, name = next(
+            pair
+            for pair in ((3600, "hours"), (60, "minutes"), (1, "seconds"))
+            if last > 3 * pair[0] or pair[0] == 1
+        )
+        handles = []
+        for drawn in sorted(models, key=lambda drawn: -statistics.mean(drawn.scores)):
+            look = {"color": _color(drawn.model), "linestyle": _line(drawn.model)}
+            times, losses = zip(*means[drawn.model])
+            for panel in (whole, end):
+                panel.plot([x / unit for x in times], losses, linewidth=1.6, **look)
+            label = f"{statistics.mean(drawn.scores):.3f}  {drawn.model.name}"
+            handles.append(Line2D([], [], linewidth=1.6, label=label, **look))
+        points = [(x, loss) for mean in means.values() for x, loss in mean]
+        for panel, start in ((whole, EARLY), (end, END)):
+            _late(panel, points, start)
+            panel.set(xlabel=f"training time, {name}")
+        whole.set_ylabel("validation loss, bits a token")
+        whole.set_xlim(0, 1.02 * last / unit)
+        end.set_xlim(END * last / unit, 1.01 * last / unit)
+        figure.suptitle(f"{title}: training time", fontsize=10)
+        figure.legend(handles=handles, loc="outside right center", frameon=False)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 
-def _quality(part: Any, models: Sequence[Model], parameters: str, score: str) -> None:
+def _quality(part: Any, models: Sequence[Drawn], parameters: str, score: str) -> None:
     intervals, shifts = _intervals(models), _shifts(models)
     axes = part.subplots(len(intervals), 1, sharex=True, squeeze=False)[:, 0]
     for panel, (low, high) in zip(axes, reversed(intervals)):
@@ -98,12 +181,7 @@ def _quality(part: Any, models: Sequence[Model], parameters: str, score: str) ->
                 panel.plot([x * shift], [y], markerfacecolor="white", zorder=3, **look)
         panel.set(xscale="log", ylim=(low, high))
         panel.yaxis.set_major_locator(MaxNLocator(8 // len(intervals)))
-    bottom = axes[-1]
-    bottom.set_xlabel(parameters)
-    bottom.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    bottom.xaxis.set_minor_locator(NullLocator())
-    bottom.xaxis.set_major_formatter(FuncFormatter(_short))
-    bottom.margins(x=0.08)
+    _parameters(axes[-1], parameters)
     part.supylabel(score, fontsize=9)
     for above, below in zip(axes, axes[1:]):
         above.spines["bottom"].set_visible(False)
@@ -114,7 +192,16 @@ def _quality(part: Any, models: Sequence[Model], parameters: str, score: str) ->
         below.plot([0], [1], transform=below.transAxes, **cut)
 
 
-def _shifts(models: Sequence[Model]) -> List[float]:
+def _parameters(panel: Any, label: str) -> None:
+    """Set the panel's logarithmic axis of parameters."""
+    panel.set_xlabel(label)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(FuncFormatter(_short))
+    panel.margins(x=0.08)
+
+
+def _shifts(models: Sequence[Drawn]) -> List[float]:
     """What the parameters of each model are multiplied with to set its marker apart."""
     places = {i: math.log(model.parameters) for i, model in enumerate(models)}
     theirs = [math.log(model.published[0]) for model in models if model.published]
@@ -134,7 +221,7 @@ def _shifts(models: Sequence[Model]) -> List[float]:
     return shifts
 
 
-def _intervals(models: Sequence[Model]) -> List[Tuple[float, float]]:
+def _intervals(models: Sequence[Drawn]) -> List[Tuple[float, float]]:
     """Ranges of the scores: two when ours and the paper's are far apart, else one."""
     ours = [
         mean + sign * (deviation or 0)
@@ -153,35 +240,48 @@ def _intervals(models: Sequence[Model]) -> List[Tuple[float, float]]:
     ]
 
 
-def _curves(part: Any, models: Sequence[Model]) -> None:
+def _curves(part: Any, models: Sequence[Drawn]) -> None:
     panel = part.subplots()
     points = []
     for model in models:
         look = {"color": _color(model.model), "linestyle": _line(model.model)}
-        by_updates: Dict[int, List[float]] = {}
         for curve in model.curves:
             points += curve
-            for updates, loss in curve:
-                by_updates.setdefault(updates, []).append(loss)
             if len(model.curves) > 1:
                 panel.plot(*zip(*curve), linewidth=0.6, alpha=0.4, **look)
-        mean = [
-            (updates, statistics.mean(losses))
-            for updates, losses in sorted(by_updates.items())
-            if len(losses) == len(model.curves)
-        ]
+        mean = _mean_curve(model.curves)
         if mean:
             few = _marker(model.model) if len(mean) < 4 else None
             panel.plot(*zip(*mean), linewidth=1.6, marker=few, markersize=4, **look)
-    last = max(updates for updates, _ in points)
-    kept = [loss for updates, loss in points if updates >= EARLY * last]
-    margin = 0.05 * (max(kept) - min(kept)) or 0.1
-    panel.set(
-        xlabel="updates", ylabel="validation loss",
-        ylim=(min(kept) - margin, max(kept) + margin),
-    )  # fmt: skip
+    _late(panel, points)
+    panel.set(xlabel="updates", ylabel="validation loss")
     panel.xaxis.set_major_locator(MaxNLocator(5))
     panel.xaxis.set_major_formatter(FuncFormatter(_short))
+
+
+def _mean_curve(
+    curves: Sequence[Sequence[Tuple[float, float]]],
+) -> List[Tuple[float, float]]:
+    """The mean loss wherever all curves have one."""
+    by_place: Dict[float, List[float]] = {}
+    for curve in curves:
+        for place, loss in curve:
+            by_place.setdefault(place, []).append(loss)
+    return [
+        (place, statistics.mean(losses))
+        for place, losses in sorted(by_place.items())
+        if len(losses) == len(curves)
+    ]
+
+
+def _late(
+    panel: Any, points: Sequence[Tuple[float, float]], start: float = EARLY
+) -> None:
+    """Let losses before a share of the run leave the panel at the top."""
+    last = max(place for place, _ in points)
+    kept = [loss for place, loss in points if place >= start * last]
+    margin = 0.05 * (max(kept) - min(kept)) or 0.1
+    panel.set_ylim(min(kept) - margin, max(kept) + margin)
 
 
 def _spread(values: Sequence[float]) -> Tuple[float, Optional[float]]:
@@ -203,18 +303,23 @@ def _short(number: float, _: Any = None) -> str:
     return f"{number:g}"
 
 
-def _color(model: str) -> Any:
-    n = model.partition("-")[0]
-    if n.isdigit():
-        return colormaps["viridis"](min(1, (math.log2(int(n)) - 1) / 3) * 0.85)
-    return "#d55e00" if n == "quaternion" else "black"
+def _color(model: Model) -> Any:
+    if model.family == "PHM":
+        return colormaps["viridis"](min(1, (math.log2(model.n) - 1) / 3) * 0.85)
+    if model.family == "quaternion":
+        return "#d55e00"
+    return "black" if model.narrow == 1 else "#7f7f7f"
 
 
-def _marker(model: str) -> str:
-    if model.endswith("-wide"):
-        return "^"
-    return {"dense": "o", "quaternion": "s"}.get(model, "D")
+def _marker(model: Model) -> str:
+    if model.wide:
+        return "v" if model.rule_rank else "^"
+    if model.family == "PHM":
+        return "P" if model.rule_rank else "D"
+    return "s" if model.family == "quaternion" else "o"
 
 
-def _line(model: str) -> str:
-    return "--" if model.endswith("-wide") else "-"
+def _line(model: Model) -> Any:
+    if model.rule_rank:
+        return (0, (5, 1, 1, 1)) if model.wide else ":"
+    return "--" if model.wide else "-"

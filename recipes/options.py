@@ -9,11 +9,13 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 from data_prep import LANGUAGES, SPLITS
+
+from .models import DENSE, Model
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("prepare", "train", "average", "generate", "score")
@@ -31,30 +33,26 @@ class Size:
     vocab_size: int  # of the subwords; 0: what the data set declares
     checkpoints: int  # saved, each after a validation
     flags: str  # of fairseq-train
-    wide: str  # flags that double the inner widths, around the same states
     lines: int = 0  # of the training set, a tenth of it for the others; 0: all
 
 
-WIDE = "--phm-attention-dim {0} --encoder-ffn-embed-dim {1} --decoder-ffn-embed-dim {1}"
 ADAM = "--adam-betas (0.9,0.98) --clip-norm 1.0"
 SIZES: Dict[str, Size] = {
     "paper": Size(
         "phm_transformer", 50_000, 16_000, 7e-4, 2048, 0, 50,
         "--lr-scheduler inverse_sqrt --adam-betas (0.9,0.997) --adam-eps 1e-9",
-        WIDE.format(1024, 4096),
     ),
     "small": Size(
         "phm_transformer_small", 10_000, 1000, 1e-3, 4096, 8000, 25,
-        f"--lr-scheduler inverse_sqrt {ADAM}", WIDE.format(512, 1024),
+        f"--lr-scheduler inverse_sqrt {ADAM}",
     ),
     "tiny": Size(
         "phm_transformer_tiny", 24, 8, 1e-3, 1000, 4000, 12,
-        f"--lr-scheduler inverse_sqrt {ADAM}", WIDE.format(256, 1024), lines=2000,
+        f"--lr-scheduler inverse_sqrt {ADAM}", lines=2000,
     ),
     "demo": Size(
         "phm_transformer_tiny", 1500, 150, 4e-3, 1500, 2000, 8,
         f"--lr-scheduler polynomial_decay --total-num-update {{updates}} {ADAM}",
-        WIDE.format(256, 1024),
     ),
 }  # fmt: skip
 
@@ -68,35 +66,20 @@ def parse_translation(arguments: List[str]) -> argparse.Namespace:
         "tiny is a dry run of all stages: the first lines of the data, few updates.",
     )
     add = parser.add_argument
-    add("data_set", nargs="?", help="name (python -m data_prep --list) or .toml file")
-    _add_raw(parser, "train.SRC, train.TGT, valid.SRC, ...")
-    for split in SPLITS:
-        add(f"--{split}", metavar="PREFIX", help="or your own PREFIX.SRC, PREFIX.TGT")
-    add("--src", help="source language; a declared data set has its own")
-    add("--tgt", help="target language")
-    add("--name", help="of the experiment; default: the data set's")
+    _add_pairs(parser)
     add("--size", default="small", choices=SIZES, help="of models and training")
-    add("--wide", action="store_true", help="PHM models of twice the inner width")
-    add("--compare", action="store_true", help="train the dense twin too")
-    _add_runs(parser, ["dense", "4"], [1])
-    _add_stages(parser, STAGES)
-    size = parser.add_argument_group("instead of what --size says").add_argument
-    size("--arch", help="fairseq architecture phm_...; for quaternion quaternion_...")
-    size("--updates", type=int, help="training updates")
-    size("--warmup-updates", type=int, help="updates of rising learning rate")
-    size("--lr", type=float, help="peak learning rate")
-    size("--max-tokens", type=int, help="tokens in a batch, of its longer side")
-    size("--vocab-size", type=int, help="subwords, shared by both sides")
-    size("--save-interval", type=int, help="updates between checkpoints")
-    size("--layers", type=int, help="of the encoder and of the decoder, each")
-    size("--lines", type=int, help="training pairs; a tenth for the rest; 0: all")
     add(
-        "--mean", default="factors", choices=("factors", "weights", "none"),
-        help="what is averaged; none: the checkpoint of the best validation",
+        "--compare", action="store_true",
+        help="train what shows what a PHM model is for: the same with R = n, its dense "
+        "twin, and dense/N, of about equal parameters",
     )  # fmt: skip
-    add("--num-checkpoints", type=int, default=8, help="last checkpoints to average")
-    add("--beam", type=int, default=5, help="beam of the search")
-    add("--lenpen", type=float, default=0.6, help="length penalty of the search")
+    _add_runs(parser, ["dense", "4"], [1])
+    _add_wide(parser)
+    _add_stages(parser, STAGES)
+    size = _add_size(parser)
+    size("--lr", type=float, help="peak learning rate")
+    size("--save-interval", type=int, help="updates between checkpoints")
+    _add_search(parser, "factors")
     _add_machine(parser).add_argument(
         "--slurm", nargs="?", const="submitit_slurm", metavar="LAUNCHER",
         help="train by fairseq-hydra-train, one Slurm job for each model and seed, or "
@@ -111,22 +94,31 @@ def parse_translation(arguments: List[str]) -> argparse.Namespace:
         parser.error("--slurm is for --size paper")
     if options.slurm and any(word.startswith("-") for word in options.extra):
         parser.error("--slurm takes overrides after --, as model.encoder.layers=4")
-    name = options.data_set and Path(options.data_set).stem
-    options.name = options.name or name or f"{options.src}-{options.tgt}"
-    size = SIZES[options.size]
-    values, warmup = vars(options), options.warmup_updates
-    for name, value in vars(size).items():
-        if name != "wide" and values.get(name) is None:
-            values[name] = value
-    if not warmup:
-        options.warmup_updates = max(1, min(size.warmup_updates, options.updates // 3))
-    values["flags"] = size.flags.format(updates=options.updates)
-    values["wide"] = size.wide if options.wide else ""
-    if not options.save_interval:
-        values["save_interval"] = max(1, options.updates // size.checkpoints)
-    if options.compare and "dense" not in options.models:
-        options.models = [*options.models, "dense"]
+    options = _with_size(options)
+    if options.compare:
+        first = next((m for m in options.models if m.family == "PHM"), DENSE)
+        peers = [m for m in first.peers(options.arch) if m not in options.models]
+        options.models = [*options.models, *peers]
+    _check_models(parser, options)
     return options
+
+
+def of_length(
+    options: argparse.Namespace, updates: int, checkpoints: int
+) -> argparse.Namespace:
+    """The options with the schedule of a training of another length.
+
+    Args:
+        options: of translation.
+        updates: of the training.
+        checkpoints: how many are saved, each after a validation.
+    """
+    changed = argparse.Namespace(**vars(options))
+    changed.updates = updates
+    changed.warmup_updates = max(1, min(options.warmup_updates, updates // 3))
+    changed.save_interval = max(1, updates // checkpoints)
+    changed.flags = SIZES[options.size].flags.format(updates=updates)
+    return changed
 
 
 def parse_classification(arguments: List[str]) -> argparse.Namespace:
@@ -148,6 +140,7 @@ def parse_classification(arguments: List[str]) -> argparse.Namespace:
     add("--epochs", type=int, help="length of a training")
     add("--lines", type=int, help="training rows; a tenth for the rest; 0: all")
     _add_runs(parser, ["dense", "2"], [1])
+    parser.set_defaults(wide=False)
     _add_stages(parser, [stage for stage in STAGES if stage != "average"])
     _add_machine(parser)
     add("--published", type=json.loads, default={}, help=argparse.SUPPRESS)
@@ -179,6 +172,7 @@ def parse_classification(arguments: List[str]) -> argparse.Namespace:
         options.vectors = files[0]
     if options.vectors and not options.vectors.is_file():
         parser.error(f"--vectors {options.vectors}: no such file")
+    _check_models(parser, options)
     return options
 
 
@@ -191,6 +185,17 @@ def _parser(name: str, description: str, note: str = "") -> argparse.ArgumentPar
         "A second run reuses what is there; an interrupted one goes on. " + note,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+
+
+def _add_pairs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("data_set", nargs="?", help="name (python -m data_prep --list) or .toml file")
+    _add_raw(parser, "train.SRC, train.TGT, valid.SRC, ...")
+    for split in SPLITS:
+        add(f"--{split}", metavar="PREFIX", help="or your own PREFIX.SRC, PREFIX.TGT")
+    add("--src", help="source language; a declared data set has its own")
+    add("--tgt", help="target language")
+    add("--name", help="of the experiment; default: the data set's")
 
 
 def _add_raw(parser: argparse.ArgumentParser, files: str) -> None:
@@ -206,7 +211,9 @@ def _add_runs(
     add = parser.add_argument
     add(
         "--models", "--n", nargs="+", default=models, metavar="MODEL",
-        help="dense, quaternion or n of PHM, as 4",
+        help="dense, quaternion, n of PHM, as 4, nrR with rules of CP rank R, as 4r4; "
+        "for Transformers 4-wide, of twice the inner widths, and dense/4, of the size "
+        "of n = 4",
     )  # fmt: skip
     add(
         "--seeds", "--seed", type=int, nargs="+", default=seeds, metavar="SEED",
@@ -214,6 +221,36 @@ def _add_runs(
     )  # fmt: skip
     add("--jobs", type=int, default=1, help="trainings at the same time")
     add("--out", type=Path, default=ROOT / "runs", help="work folder")
+
+
+def _add_wide(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wide", action="store_true",
+        help="all PHM and quaternion models of twice the inner widths",
+    )  # fmt: skip
+
+
+def _add_size(parser: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
+    add = parser.add_argument_group("instead of what --size says").add_argument
+    add("--arch", help="fairseq architecture phm_...; for quaternion quaternion_...")
+    add("--updates", type=int, help="training updates")
+    add("--warmup-updates", type=int, help="updates of rising learning rate")
+    add("--max-tokens", type=int, help="tokens in a batch, of its longer side")
+    add("--vocab-size", type=int, help="subwords, shared by both sides")
+    add("--layers", type=int, help="of the encoder and of the decoder, each")
+    add("--lines", type=int, help="training pairs; a tenth for the rest; 0: all")
+    return add
+
+
+def _add_search(parser: argparse.ArgumentParser, mean: str) -> None:
+    add = parser.add_argument
+    add(
+        "--mean", default=mean, choices=("factors", "weights", "none"),
+        help="what is averaged; none: the checkpoint of the best validation",
+    )  # fmt: skip
+    add("--num-checkpoints", type=int, default=8, help="last checkpoints to average")
+    add("--beam", type=int, default=5, help="beam of the search")
+    add("--lenpen", type=float, default=0.6, help="length penalty of the search")
 
 
 def _add_stages(parser: argparse.ArgumentParser, stages: Sequence[str]) -> None:
@@ -259,12 +296,15 @@ def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Na
         )
         options = parser.parse_intermixed_args(own)
         options.extra = [*more, *extra]
-    for model in options.models:
-        if model not in ("dense", "quaternion"):
-            if not model.isdigit():
-                parser.error(f"--models {model}: dense, quaternion or a whole number")
-            if not int(model):
-                parser.error(f"--models {model}: n must be at least 1")
+    try:
+        options.models = [Model.parse(text) for text in options.models]
+    except ValueError as error:
+        parser.error(f"--models {error}")
+    if options.wide:
+        options.models = [
+            model if model.family == "dense" else replace(model, wide=True)
+            for model in options.models
+        ]
     for name, value in vars(options).items():
         if type(value) is int and value < (name not in ("lines", "node_rank")):
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
@@ -298,6 +338,29 @@ def _set_stages(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     options.stages = tuple(options.stages[first : last + 1])
 
 
+def _with_size(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with what ``--size`` says where the user said nothing."""
+    name = options.data_set and Path(options.data_set).stem
+    options.name = options.name or name or f"{options.src}-{options.tgt}"
+    size, given = SIZES[options.size], dict(vars(options))
+    for name, value in vars(size).items():
+        if given.get(name) is None:
+            setattr(options, name, value)
+    options = of_length(options, options.updates, size.checkpoints)
+    for name in ("warmup_updates", "save_interval"):
+        setattr(options, name, given[name] or getattr(options, name))
+    return options
+
+
+def _check_models(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse models that the architecture has not."""
+    for model in options.models:
+        try:
+            model.flags(options.arch)
+        except ValueError as error:
+            parser.error(f"--models {error}")
+
+
 def _check_pairs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse sentence pairs of which something is missing or said twice."""
     own = [split for split in SPLITS if getattr(options, split)]
@@ -319,7 +382,10 @@ def _check_pairs(parser: argparse.ArgumentParser, options: argparse.Namespace) -
             parser.error(f"the demo corpus has the languages {languages} only")
 
 
-PARSERS = {"translation": parse_translation, "classification": parse_classification}
+PARSERS = {
+    "translation": parse_translation,
+    "classification": parse_classification,
+}
 
 if __name__ == "__main__":
     PARSERS[sys.argv[1]](sys.argv[2:])

@@ -20,6 +20,8 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
+from .models import Model
+
 HERE = Path(__file__).parent
 HEAD = """# Results
 
@@ -43,7 +45,7 @@ class Table:
     experiment: str
     name: str
     settings: Dict[str, Any]
-    rows: Dict[Tuple[str, str], List[Run]] = field(default_factory=dict)
+    rows: Dict[Tuple[Model, str], List[Run]] = field(default_factory=dict)
 
     @property
     def runs(self) -> List[Run]:
@@ -110,6 +112,10 @@ def read_results(file: Path) -> List[Run]:
                 raise DataError(f"{file}:{number}: the result has no {key!r}")
         if _task(result) not in NEEDED or result.get("mean", "") not in MEANS:
             raise DataError(f"{file}:{number}: unknown 'task' or 'mean'")
+        try:
+            Model.parse(str(result["model"]))
+        except ValueError as error:
+            raise DataError(f"{file}:{number}: 'model' {error}") from None
         results.append(result)
     return results
 
@@ -130,14 +136,12 @@ def collect(results: List[Run]) -> List[Table]:
             ]
             name += f"-{len(same) + 1}" if same else ""
             found[key] = Table(result["experiment"], name, settings)
-        row = (result["model"], result.get("mean", ""))
+        row = (Model.parse(result["model"]), result.get("mean", ""))
         seeds[key, row, result["seed"]] = result
     for (key, row, _), result in seeds.items():
         found[key].rows.setdefault(row, []).append(result)
     for table in found.values():
-        order = sorted(
-            table.rows, key=lambda row: (_order(row[0]), MEANS.index(row[1]))
-        )
+        order = sorted(table.rows, key=lambda row: (row[0].order, MEANS.index(row[1])))
         table.rows = {row: table.rows[row] for row in order}
     experiments = list(dict.fromkeys(table.experiment for table in found.values()))
     return sorted(found.values(), key=lambda table: experiments.index(table.experiment))
@@ -171,14 +175,13 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
 
 def picture(table: Table) -> bytes:
     """The table as an SVG picture, see :func:`recipes.figures.draw`."""
-    from .figures import Model, draw  # matplotlib is slow to import
+    from .figures import Drawn, draw  # matplotlib is slow to import
 
     score = "bleu_intl" if table.translates else "accuracy"
     parameters = "parameters" if table.translates else "encoder_parameters"
     models = [
-        Model(
+        Drawn(
             model,
-            _name(model),
             runs[0][parameters],
             [run[score] for run in runs],
             [
@@ -212,16 +215,6 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text.lower())
 
 
-def _order(model: str) -> Any:
-    n, _, wide = model.partition("-")
-    return (wide, n.isdigit(), int(n) if n.isdigit() else 0, n)
-
-
-def _name(model: str) -> str:
-    n, _, wide = model.partition("-")
-    return (f"PHM n={n}" if n.isdigit() else n) + f", {wide}" * bool(wide)
-
-
 def _published(runs: List[Run]) -> Tuple[str, Any]:
     size, score = runs[0].get("published") or ("", None)
     return size, score
@@ -232,7 +225,7 @@ def _number(text: str) -> float:
     return float(text.rstrip("KM")) * {"K": 1e3, "M": 1e6}.get(text[-1], 1)
 
 
-def _spread(values: List[float], form: str = ".2f") -> str:
+def spread(values: List[float], form: str = ".2f") -> str:
     """Mean, and the sample's standard deviation when there are several values."""
     if len(values) == 1:
         return format(values[0], form)
@@ -240,7 +233,7 @@ def _spread(values: List[float], form: str = ".2f") -> str:
 
 
 def _each(key: str) -> Callable[[List[Run]], str]:
-    return lambda runs: _spread([run[key] for run in runs])
+    return lambda runs: spread([run[key] for run in runs])
 
 
 def _seconds(key: str) -> Callable[[List[Run]], str]:
@@ -292,7 +285,7 @@ def _main_table(table: Table, style: str) -> str:
     columns = COLUMNS[_task(table.runs[0])]
     rows = []
     for (model, mean), runs in table.rows.items():
-        row = {"model": _name(model)}
+        row = {"model": model.name}
         if len(table.means) > 1:
             row["mean of"] = mean
         rows.append(row | {header: make(runs) for header, make in columns.items()})
@@ -325,18 +318,23 @@ def _caption(table: Table) -> str:
     parts.append(f"beam {settings['beam']}, length penalty {settings['lenpen']}")
     hardware = sorted({str(run.get("hardware")) for run in table.runs})
     text = (
-        f"{'; '.join(parts)}. Data: {_data(settings)}. Mean ± standard deviation over "
-        "the seeds; parameters without embeddings; p: paired bootstrap of BLEU against "
-        "the dense model of the same seed, lowest to highest; BLEU intl: with the "
-        "tokenisation of the paper's tool; seconds of a run, validation included, on "
-        f"{' and '.join(hardware)}. BLEU: `{table.runs[0]['bleu_signature']}`."
+        f"{'; '.join(parts)}. Data: {data_text(settings)}. Mean ± standard deviation "
+        "over the seeds; parameters without embeddings; p: paired bootstrap of BLEU "
+        "against the dense model of the same seed, lowest to highest; BLEU intl: with "
+        "the tokenisation of the paper's tool; seconds of a run, validation included, "
+        f"on {' and '.join(hardware)}. BLEU: `{table.runs[0]['bleu_signature']}`."
     )
     if settings["size"] != "paper" and any(map(_paper_score, table.rows.values())):
         text += " The paper's columns are of its own size and data."
     return text
 
 
-def _data(settings: Dict[str, Any]) -> str:
+def data_text(settings: Dict[str, Any]) -> str:
+    """Languages and numbers of sentence pairs, in words.
+
+    Args:
+        settings: with ``languages`` and ``data``, of a run.
+    """
     languages = " to ".join(settings.get("languages", []))
     data = settings["data"]
     if not isinstance(data, dict):
@@ -359,9 +357,7 @@ def _groups(table: Table, style: str) -> str:
         for run in runs:
             for key, count in run.get("rows_by", {}).items():
                 groups[f"{key} ({count:,})"].append(run["accuracy_by"][key])
-        rows.append(
-            {"model": _name(model)} | {k: _spread(v) for k, v in groups.items()}
-        )
+        rows.append({"model": model.name} | {k: spread(v) for k, v in groups.items()})
     by = table.runs[0].get("rows_by_name") or "group"
     return f"Test accuracy by {by} (rows):\n\n" + tabulate(
         rows, headers="keys", tablefmt=style, disable_numparse=True

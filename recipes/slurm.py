@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Dict, List, Sequence
 
+from .models import Model
 from .options import ROOT
 from .runner import follow, step, tool
 
@@ -20,38 +22,39 @@ QUATERNION = [
 def submit(runs: Sequence[Run]) -> None:
     """Train all runs of an experiment and wait for them.
 
-    A sweep of fairseq-hydra-train over n and seeds, one for the dense model and one for
-    quaternions, from ``recipes/slurm.yaml``.
+    A sweep of fairseq-hydra-train over n and seeds for each kind of models that differ
+    in n only, from ``recipes/slurm.yaml``.
 
     Raises:
         RunError: a sweep failed; its last line is in the message.
     """
-    sweeps: Dict[str, List[Run]] = {}
+    sweeps: Dict[Model, List[Run]] = {}
     for run in runs:
-        sweeps.setdefault("n" if run.model.isdigit() else run.model, []).append(run)
-    for kind, group in sweeps.items():
-        command = sweep_command(kind, group)
-        step(f"{len(group)} trainings by {group[0].options.slurm}: {kind}")
-        log = group[0].data.folder.with_name(f"slurm-{kind}.log")
+        kind = replace(run.model, n=0) if run.model.family == "PHM" else run.model
+        sweeps.setdefault(kind, []).append(run)
+    for group in sweeps.values():
+        names = ", ".join(dict.fromkeys(run.model.name for run in group))
+        step(f"{len(group)} trainings by {group[0].options.slurm}: {names}")
+        log = group[0].data.folder.with_name(f"slurm-{group[0].model.slug}.log")
+        command = sweep_command(group)
         for _ in follow(command, log):
             pass
 
 
-def sweep_command(kind: str, runs: Sequence[Run]) -> List[str]:
-    """fairseq-hydra-train for runs that differ in n and seed only.
-
-    Args:
-        kind: ``dense``, ``quaternion``, or ``n``: PHM with a learned rule.
-    """
+def sweep_command(runs: Sequence[Run]) -> List[str]:
+    """fairseq-hydra-train for runs that differ in n and seed only."""
     run = runs[0]
+    model = run.model
     options, data, out = run.options, run.data.folder.absolute(), run.folder.parent
     seeds = ",".join(map(str, sorted({run.seed for run in runs})))
-    models = ",".join(sorted({run.model for run in runs}))
-    wide = options.wide and kind != "dense"
-    start = "n${model.phm_n}" if kind == "n" else kind
+    values = {**model.options(options.arch)}
+    slug = model.slug
+    if model.family == "PHM":
+        values["phm_n"] = ",".join(map(str, sorted({run.model.n for run in runs})))
+        slug = "n${model.phm_n}" + slug[len(f"n{model.n}") :]
     key = run.folder.name.rpartition("-")[2]
-    folder = f"{start}{'-wide' if wide else ''}-seed${{common.seed}}-{key}"
-    model = {"dense": ["model.phm_n=1"], "quaternion": QUATERNION}
+    folder = f"{slug}-seed${{common.seed}}-{key}"
+    quaternion = QUATERNION if model.family == "quaternion" else []
     resources = {
         "nodes": options.nodes,
         "tasks_per_node": 1,
@@ -59,8 +62,6 @@ def sweep_command(kind: str, runs: Sequence[Run]) -> List[str]:
     }
     launcher = [f"hydra.launcher.{name}={n}" for name, n in resources.items()]
     depth = [f"model.{s}.layers={options.layers}" for s in ("encoder", "decoder")]
-    width = ["model.phm_attention_dim=1024"]
-    width += [f"model.{s}.ffn_embed_dim=4096" for s in ("encoder", "decoder")]
     return [
         tool("fairseq-hydra-train"), "--multirun",
         "--config-dir", str(ROOT / "recipes"), "--config-name", "slurm",
@@ -72,8 +73,8 @@ def sweep_command(kind: str, runs: Sequence[Run]) -> List[str]:
         f"common.cpu={options.cpu}",
         f"task.data={data / 'bin'}",
         f"task.source_lang={run.source}", f"task.target_lang={run.target}",
-        *model.get(kind, [f"model.phm_n={models}"]),
-        *(depth if options.layers else []), *(width if wide else []),
+        *quaternion, *(f"model.{_section(key)}={values[key]}" for key in values),
+        *(depth if options.layers else []),
         f"optimization.max_update={options.updates}",
         f"optimization.lr=[{options.lr}]",
         f"lr_scheduler.warmup_updates={options.warmup_updates}",
@@ -87,3 +88,13 @@ def sweep_command(kind: str, runs: Sequence[Run]) -> List[str]:
         *(launcher if options.slurm.startswith("submitit") else []),
         *options.extra,
     ]  # fmt: skip
+
+
+def _section(option: str) -> str:
+    """The place in yaml of an option of the model.
+
+    >>> _section("encoder_ffn_embed_dim"), _section("phm_n")
+    ('encoder.ffn_embed_dim', 'phm_n')
+    """
+    side, _, name = option.partition("_")
+    return f"{side}.{name}" if side in ("encoder", "decoder") else option

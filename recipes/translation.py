@@ -21,12 +21,12 @@ from .driver import (
     Stage,
     errors_in_one_line,
     in_threads,
-    model_flags,
     record,
     run_stages,
     threads_of_a_job,
 )
 from .machines import check_machine, precision_flags, train_command
+from .models import DENSE, Model
 from .options import ROOT, parse_translation
 from .report import tables
 from .runner import (
@@ -61,7 +61,7 @@ def main() -> None:
         ]
         if options.slurm and "train" in options.stages:
             submit([run for run in runs if not run.trained.is_file()])
-        dense_first = sorted(runs, key=lambda run: (run.seed, run.model != "dense"))
+        dense_first = sorted(runs, key=lambda run: (run.seed, run.model != DENSE))
         in_threads(Run.go, dense_first, options.jobs)
         if "score" in options.stages:
             for run in runs:  # those that came before their dense twin, by --jobs
@@ -78,7 +78,7 @@ def main() -> None:
 class Run:
     """One model with one seed, from training to score."""
 
-    model: str
+    model: Model
     seed: int
     data: Data
     options: argparse.Namespace
@@ -106,31 +106,30 @@ class Run:
         return self.data.set.languages[1]
 
     @property
-    def name(self) -> str:
-        """The model, as in tables of results."""
-        wide = self.options.wide and self.model != "dense"
-        return f"{self.model}-wide" if wide else self.model
-
-    @property
     def title(self) -> str:
         """The model, as on the screen."""
-        family = "_".join(self.options.arch.split("_")[:2])
-        text = {
-            "dense": "transformer (dense)",
-            "quaternion": family.replace("phm_", "quaternion_", 1),
-        }.get(self.model, f"{family} n={self.model}")
-        text += ", wide" if self.name.endswith("-wide") else ""
-        return f"{text}, seed {self.seed}" if len(self.options.seeds) > 1 else text
+        seed = f", seed {self.seed}" if len(self.options.seeds) > 1 else ""
+        return self.model.name + seed
 
     @property
     def flags(self) -> List[str]:
         """Of fairseq-train, for model and training."""
-        options = self.options
-        extra = [*shlex.split(options.wide), *options.extra]
+        options, extra = self.options, self.options.extra
         return [
-            *model_flags(self.model, options.arch), "--seed", str(self.seed),
+            *self.model.flags(options.arch), "--seed", str(self.seed),
             *training_flags(options),
-            *(without_phm(options.extra) if self.model == "dense" else extra),
+            *(without_phm(extra) if self.model.family == "dense" else extra),
+        ]  # fmt: skip
+
+    @property
+    def arguments(self) -> List[str]:
+        """Of fairseq-train, but for the machine, checkpoints and length."""
+        return [
+            str(self.data.folder / "bin"),
+            "--source-lang", self.source, "--target-lang", self.target,
+            "--max-tokens-valid", str(max(self.options.max_tokens, LONGEST)),
+            "--required-batch-size-multiple", "1", "--num-workers", "0",
+            *self.flags,
         ]  # fmt: skip
 
     @property
@@ -143,8 +142,8 @@ class Run:
             [word for word in options.extra if not word.startswith("hydra.")],
         ]  # fmt: skip
         key = digest([*settings, training_flags(options)])
-        kind = f"n{self.name}" if self.model.isdigit() else self.name
-        return options.out / options.name / f"{kind}-seed{self.seed}-{key}"
+        name = f"{self.model.slug}-seed{self.seed}-{key}"
+        return options.out / options.name / name
 
     @property
     def trained(self) -> Path:
@@ -168,8 +167,8 @@ class Run:
     @property
     def twin(self) -> Optional[Path]:
         """The hypotheses of the dense model of the same seed, if they are there."""
-        twin = replace(self, model="dense").decoding
-        return twin if self.model != "dense" and twin.is_file() else None
+        twin = replace(self, model=DENSE).decoding
+        return twin if self.model != DENSE and twin.is_file() else None
 
     @property
     def result(self) -> Path:
@@ -185,17 +184,13 @@ class Run:
         """Fill the folder with checkpoints."""
         options, interval = self.options, self.options.save_interval
         command = [
-            *train_command(options), str(self.data.folder / "bin"),
-            "--user-dir", str(ROOT / "fairseq_phm"),
-            "--source-lang", self.source, "--target-lang", self.target,
-            "--max-tokens-valid", str(max(options.max_tokens, LONGEST)),
-            "--required-batch-size-multiple", "1", "--num-workers", "0",
+            *train_command(options), "--user-dir", str(ROOT / "fairseq_phm"),
             "--log-interval", str(min(20, interval)),
             "--save-interval-updates", str(interval),
             "--validate-interval-updates", str(interval),
             "--keep-interval-updates", str(options.num_checkpoints),
             "--save-interval", NEVER, "--validate-interval", NEVER,  # at epochs' ends
-            *self.flags,
+            *self.arguments,
         ]  # fmt: skip
         if not options.slurm:
             train(
@@ -273,6 +268,10 @@ class Run:
 
     def score(self) -> None:
         """Score the hypotheses, and compare them with the dense twin's if there are."""
+        record(self.scored(), self.result, self.options.out / "results.jsonl")
+
+    def scored(self) -> Dict[str, Any]:
+        """Scores of the hypotheses, and what else a line of results has."""
         options, data = self.options, self.data
         decoding, training = (read_json(file) for file in (self.decoding, self.trained))
         hypotheses = decoding.pop("hypotheses")
@@ -282,10 +281,10 @@ class Run:
             baseline = read_json(self.twin)["hypotheses"]
             scores.update(compare(hypotheses, baseline, references))
         parameters = load_parameters(self.checkpoint)
-        result = {
+        return {
             "experiment": options.name,
             "task": "translation",
-            "model": self.name,
+            "model": str(self.model),
             "seed": self.seed,
             "size": options.size,
             "languages": [self.source, self.target],
@@ -293,13 +292,15 @@ class Run:
             "parameters": parameters["non_embedding"],
             "total_parameters": parameters["total"],
             "updates": options.updates,
+            "lr": options.lr,
+            "validation_loss": lowest_loss(training),
             **scores,
             "mean": options.mean,
             **decoding,
             "beam": options.beam,
             "lenpen": options.lenpen,
             "curve": training["curve"],
-            "published": options.published.get(self.name, []),
+            "published": options.published.get(str(self.model), []),
             "training_seconds": training["training_seconds"],
             "flags": shlex.join(self.flags),
             **provenance(
@@ -307,7 +308,6 @@ class Run:
                 0 if options.cpu else options.gpus * options.nodes,
             ),
         }
-        record(result, self.result, options.out / "results.jsonl")
 
 
 def report(results: List[Dict[str, Any]], titles: List[str]) -> None:
@@ -317,15 +317,21 @@ def report(results: List[Dict[str, Any]], titles: List[str]) -> None:
             "model": title,
             "parameters, non-embedding": f"{result['parameters']:,}",
             "total": f"{result['total_parameters']:,}",
+            "validation loss": f"{lowest_loss(result):.3f}",
             "BLEU": f"{result['bleu']:.2f}",
             "training": f"{result['training_seconds']:.0f} s",
             "decoding": f"{result['decoding_seconds']:.1f} s",
         }
         for result, title in zip(results, titles)
     ]
-    align = ["left"] + ["right"] * 5
+    align = ["left"] + ["right"] * 6
     print("\n" + tabulate(rows, headers="keys", colalign=align, disable_numparse=True))
     print(f"BLEU: {results[0]['bleu_signature']}")
+
+
+def lowest_loss(training: Dict[str, Any]) -> float:
+    """The lowest validation loss of a ``curve``; fairseq logs bits a token."""
+    return min(loss for _, _, loss in training["curve"])
 
 
 def training_flags(options: argparse.Namespace) -> List[str]:

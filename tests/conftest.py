@@ -1,11 +1,17 @@
-"""Tiny fairseq models that the tests share."""
+"""Tiny fairseq models and texts that the tests share."""
 
 import argparse
+import contextlib
+import importlib
+import io
 import json
+import logging
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +25,9 @@ if not torch.cuda.is_available():  # before anything imports triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+LINES = {"train": 90, "valid": 9, "test": 10}
+"""Of the generated texts."""
+
 TINY = dict(
     encoder_embed_dim=32,
     encoder_ffn_embed_dim=64,
@@ -111,3 +120,68 @@ def assert_same_hypotheses(models, task):
         for one, other in zip(hypotheses, expected):
             assert one["tokens"].tolist() == other["tokens"].tolist()
             torch.testing.assert_close(one["score"], other["score"], atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Parallel text in all languages of the recipes: words, and the same backwards."""
+    folder = tmp_path_factory.mktemp("texts")
+    from data_prep import declaration
+
+    sets = map(declaration.load, declaration.names())
+    languages = sorted({language for data in sets for language in data.languages})
+    rng = random.Random(1)
+    for split, count in LINES.items():
+        rows = [rng.choices("abcdefghij", k=rng.randint(3, 8)) for _ in range(count)]
+        for place, language in enumerate(languages):
+            text = "".join(" ".join(row[:: 1 - place % 2 * 2]) + "\n" for row in rows)
+            (folder / f"{split}.{language}").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Let recipes call fairseq's tools in this process."""
+    import recipes.classification
+    import recipes.runner
+    import recipes.translation
+
+    def call(command):
+        name, arguments = Path(command[0]).name, command[1:]
+        module, main = name.replace("fairseq-", "fairseq_cli."), "cli_main"
+        if command[1] == "-m":
+            module, arguments = command[2], command[3:]
+            main = "cli_main" if module.startswith("fairseq_cli") else "main"
+        out = io.StringIO()
+        handler = logging.StreamHandler(out)
+        handler.setFormatter(logging.Formatter("| %(name)s | %(message)s"))
+        program = importlib.import_module(module)  # some set up logging when imported
+        logging.disable(logging.NOTSET)
+        logging.getLogger().addHandler(handler)
+        logging.getLogger().setLevel(logging.INFO)
+        # fairseq keeps the best validation loss there as long as its process lives
+        vars(
+            importlib.import_module("fairseq.checkpoint_utils").save_checkpoint
+        ).clear()
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(out):
+            patch.setattr(sys, "argv", [name, *arguments])
+            try:
+                getattr(program, main)()
+            finally:
+                logging.getLogger().removeHandler(handler)
+        return out.getvalue()
+
+    def follow(command, log, threads=None):
+        text = call(command)
+        with log.open("a") as file:
+            file.write("$ " + " ".join(command) + "\n" + text)
+        return iter(text.splitlines())
+
+    def run(command, **_):
+        return SimpleNamespace(returncode=0, stdout=call(command))
+
+    for module in (recipes.runner, recipes.translation, recipes.classification):
+        monkeypatch.setattr(module, "follow", follow)
+    monkeypatch.setattr("data_prep.binarize.subprocess", SimpleNamespace(
+        run=run, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT))  # fmt: skip
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)

@@ -62,27 +62,29 @@ def run(corpus, *arguments):
 
 
 def test_run_compare_and_repeat(corpus):
-    code, out, err = run(corpus, "--compare")
+    code, out, err = run(corpus, "--compare", "--jobs", "2")
     assert code == 0, err[-3000:]
     assert "Sentence pairs: dropped 0, train 60, valid 9, test 11" in out
     table = out[out.index("\nmodel ") :]
-    assert re.search(r"phm_transformer n=4 +[\d,]+ +[\d,]+ +[\d.]+ +\d+ s", table)
-    assert re.search(r"transformer \(dense\) +[\d,]+ +[\d,]+ +[\d.]+ +\d+ s", table)
+    names = ["PHM n=4", "PHM n=4, R=4", "dense", "dense, widths / 4"]
+    row = r"^(\S.*?)  +[\d,]+ +[\d,]+ +[\d.]+ +[\d.]+ +\d+ s +[\d.]+ s$"
+    assert re.findall(row, table, re.MULTILINE) == names
     assert "nrefs:1|case:mixed" in table
     results = [json.loads(f.read_text()) for f in corpus.glob("runs/*/*/result*.json")]
     results += [json.loads(f.read_text()) for f in corpus.glob("runs/*/*/compared*")]
-    phm, dense = sorted(results, key=lambda result: result["total_parameters"])
-    assert phm["parameters"] < dense["parameters"] / 2
+    parameters = {result["model"]: result["parameters"] for result in results}
+    assert max(parameters, key=parameters.get) == "dense" and len(parameters) == 4
+    assert parameters["4"] < parameters["dense"] / 2
     for name, pattern in (
         ("train", "done training in"),
         ("generate", "Translated 11 "),
     ):
         logs = [log.read_text() for log in corpus.glob(f"runs/*/*/{name}.log")]
-        assert len(logs) == 2 and all(pattern in log for log in logs)
+        assert len(logs) == 4 and all(pattern in log for log in logs)
     hypotheses = [read_lines(f) for f in corpus.glob("runs/*/*/test-*.yy")]
-    assert [len(lines) for lines in hypotheses] == [11, 11]
+    assert [len(lines) for lines in hypotheses] == [11] * 4
     started = time.time()
-    code, again, err = run(corpus, "--compare")
+    code, again, err = run(corpus, "--compare", "--jobs", "2")
     assert code == 0 and again[again.index("\nmodel ") :] == table
     assert "using" in again and time.time() - started < 60
 

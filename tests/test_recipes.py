@@ -4,31 +4,24 @@ The tools of fairseq run in this process, which imports it once; one test runs a
 with all its processes.
 """
 
-import contextlib
 import importlib
-import io
 import json
-import logging
 import os
-import random
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import LINES, ROOT
 from fairseq import options as fairseq_options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
 import recipes.classification
-import recipes.runner
 import recipes.translation
 from data_prep import declaration
 from recipes import options as recipe_options
@@ -38,69 +31,8 @@ from recipes.slurm import sweep_command
 SCRIPTS = sorted(
     path.name
     for path in (ROOT / "recipes").glob("*.sh")
-    if path.name not in ("environment.sh", "recipe.sh", "quickstart.sh")
+    if path.name not in ("environment.sh", "recipe.sh", "quickstart.sh", "quality.sh")
 )
-LINES = {"train": 90, "valid": 9, "test": 10}
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    """Parallel text in all languages of the recipes: words, and the same backwards."""
-    folder = tmp_path_factory.mktemp("texts")
-    sets = map(declaration.load, declaration.names())
-    languages = sorted({language for data in sets for language in data.languages})
-    rng = random.Random(1)
-    for split, count in LINES.items():
-        rows = [rng.choices("abcdefghij", k=rng.randint(3, 8)) for _ in range(count)]
-        for place, language in enumerate(languages):
-            text = "".join(" ".join(row[:: 1 - place % 2 * 2]) + "\n" for row in rows)
-            (folder / f"{split}.{language}").write_text(text)
-    return folder
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Let recipes call fairseq's tools in this process."""
-
-    def call(command):
-        name, arguments = Path(command[0]).name, command[1:]
-        module, main = name.replace("fairseq-", "fairseq_cli."), "cli_main"
-        if command[1] == "-m":
-            module, arguments = command[2], command[3:]
-            main = "cli_main" if module.startswith("fairseq_cli") else "main"
-        out = io.StringIO()
-        handler = logging.StreamHandler(out)
-        handler.setFormatter(logging.Formatter("| %(name)s | %(message)s"))
-        program = importlib.import_module(module)  # some set up logging when imported
-        logging.disable(logging.NOTSET)
-        logging.getLogger().addHandler(handler)
-        logging.getLogger().setLevel(logging.INFO)
-        # fairseq keeps the best validation loss there as long as its process lives
-        vars(
-            importlib.import_module("fairseq.checkpoint_utils").save_checkpoint
-        ).clear()
-        with monkeypatch.context() as patch, contextlib.redirect_stdout(out):
-            patch.setattr(sys, "argv", [name, *arguments])
-            try:
-                getattr(program, main)()
-            finally:
-                logging.getLogger().removeHandler(handler)
-        return out.getvalue()
-
-    def follow(command, log, threads=None):
-        text = call(command)
-        with log.open("a") as file:
-            file.write("$ " + " ".join(command) + "\n" + text)
-        return iter(text.splitlines())
-
-    def run(command, **_):
-        return SimpleNamespace(returncode=0, stdout=call(command))
-
-    for module in (recipes.runner, recipes.translation, recipes.classification):
-        monkeypatch.setattr(module, "follow", follow)
-    monkeypatch.setattr("data_prep.binarize.subprocess", SimpleNamespace(
-        run=run, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT))  # fmt: skip
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +127,7 @@ def test_published_experiment_of_every_script(name, echo, texts):
     options = recipe_options.PARSERS[kind](arguments)
     declared = declaration.load(options.data_set)
     assert declared.kind == ("parallel" if kind == "translation" else "table")
-    assert set(options.models) <= set(options.published)
+    assert set(map(str, options.models)) <= set(options.published)
     assert all(len(value) == 2 for value in options.published.values())
     if kind == "translation":
         assert options.updates in (10_000, 50_000, 100_000)
@@ -258,11 +190,14 @@ def test_stages_one_by_one(translate, tmp_path, capsys):
     assert (second["mean"], second["checkpoints"]) == ("none", 1)
     assert (first["lenpen"], second["lenpen"]) == (0.6, 1)
     translate("--compare")
-    dense, compared = results(tmp_path)[2:]
-    assert dense["model"] == "dense" and "bleu_p" in compared  # the twin came later
-    assert compared["bleu"] == first["bleu"] and "bleu_p" not in first
+    found = {result["model"]: result for result in results(tmp_path)[2:]}
+    assert sorted(found) == ["4", "4r4", "dense", "dense/4"]
+    assert "bleu_p" in found["4"] and "bleu_p" not in found["dense"]  # compared later
+    assert found["4"]["bleu"] == first["bleu"] and "bleu_p" not in first
+    assert 0.8 < found["dense/4"]["parameters"] / first["parameters"] < 1.2
+    assert "--phm-rule-rank 4" in found["4r4"]["flags"]
     translate("--compare")
-    assert len(results(tmp_path)) == 4
+    assert len(results(tmp_path)) == 6
 
 
 def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
@@ -284,6 +219,8 @@ def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
         (["--from", "score", "--to", "train"], "--from score comes after --to train"),
         (["--models", "x"], "--models x: dense, quaternion or a whole number"),
         (["--models", "0"], "n must be at least 1"),
+        (["--models", "4r20"], "--models 4r20: the rank R of NrR is 1 to 16, n^2"),
+        (["--models", "dense/3"], "--models dense/3: 3 does not divide the inner"),
         (["--beam", "0"], "--beam must be at least 1"),
         (["--raw", "nowhere"], "--raw nowhere: no such folder"),
         (["--size", "huge"], "invalid choice: 'huge'"),
@@ -364,21 +301,22 @@ def test_two_nodes_train_one_model(translate, texts, tmp_path):
     assert len(json.loads(done.read_text())["curve"]) == 2
 
 
-def test_slurm_sweep_is_the_same_training(texts, tmp_path):
+@pytest.mark.parametrize("model", ["quaternion-wide", "8r8"])
+def test_slurm_sweep_is_the_same_training(texts, tmp_path, model):
     """What hydra composes from the yaml is what fairseq makes of the recipe's flags."""
     flags = [
         "--size", "paper", "--slurm", "basic", "--updates", 9000, "--layers", 3,
-        "--wide", "--models", "quaternion", "--seeds", 7,
+        "--models", model, "--seeds", 7,
     ]  # fmt: skip
-    quaternion = run_of(texts, tmp_path, *flags)
-    command = sweep_command("quaternion", [quaternion])
+    one = run_of(texts, tmp_path, *flags)
+    command = sweep_command([one])
     command[command.index("--multirun")] = "--cfg=job"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     config = yaml.safe_load(done.stdout)
     args = fairseq_options.parse_args_and_arch(
         fairseq_options.get_training_parser(),
-        ["DATA", "--source-lang", "en", "--target-lang", "de"] + quaternion.flags,
+        ["DATA", "--source-lang", "en", "--target-lang", "de"] + one.flags,
     )
     expected = OmegaConf.to_container(
         convert_namespace_to_omegaconf(args), enum_to_str=True
@@ -388,7 +326,8 @@ def test_slurm_sweep_is_the_same_training(texts, tmp_path):
     model.pop("_name")  # there is no architecture in hydra, only its values
     for section in ("optimizer", "lr_scheduler", "criterion", "model"):
         for name, value in config[section].items():
-            assert expected[section][name] == value, name
+            if value or name in expected[section]:  # flags that are not given are not
+                assert expected[section][name] == value, name
     for name in ("lr", "clip_norm", "update_freq"):
         assert config["optimization"][name] == expected["optimization"][name]
     assert config["dataset"]["max_tokens"] == expected["dataset"]["max_tokens"]
@@ -398,4 +337,4 @@ def test_slurm_sweep_is_the_same_training(texts, tmp_path):
             assert expected["model"][f"{side}_{name}"] == value, name
     assert config["checkpoint"]["save_interval_updates"] == 180
     folder = config["checkpoint"]["save_dir"].replace("${common.seed}", "7")
-    assert folder == str(quaternion.folder)
+    assert folder.replace("${model.phm_n}", "8") == str(one.folder)
