@@ -19,6 +19,10 @@ from .models import DENSE, Model
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("prepare", "train", "average", "generate", "score")
+VIEWS = ("updates", "parameters", "time")
+"""What models of the quality benchmark have in common in each of its tables."""
+
+QUALITY_MODELS = "dense quaternion 2 4 8 4r4 8r8 4-wide 8r8-wide dense/4".split()
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ SIZES: Dict[str, Size] = {
         f"--lr-scheduler inverse_sqrt {ADAM}", lines=2000,
     ),
     "demo": Size(
-        "phm_transformer_tiny", 1500, 150, 4e-3, 1500, 2000, 8,
+        "phm_transformer_tiny", 1200, 150, 4e-3, 1500, 2000, 8,
         f"--lr-scheduler polynomial_decay --total-num-update {{updates}} {ADAM}",
     ),
 }  # fmt: skip
@@ -103,13 +107,71 @@ def parse_translation(arguments: List[str]) -> argparse.Namespace:
     return options
 
 
+def parse_quality(arguments: List[str]) -> argparse.Namespace:
+    """Options of the quality benchmark, or ``report``: what to draw again."""
+    parser = _parser(
+        "quality",
+        "Trains models on sentence pairs, each at its best of the same learning rates "
+        "by validation loss, with several seeds, for as many updates and for as much "
+        "time as the dense one. Without a data set: the demo corpus.",
+    )
+    add = parser.add_argument
+    _add_pairs(parser)
+    add("--size", default="demo", choices=SIZES, help="of models and training")
+    _add_runs(parser, QUALITY_MODELS, [1, 2, 3])
+    _add_wide(parser)
+    add(
+        "--lrs", type=float, nargs="+", metavar="LR",
+        help="peak learning rates; default: the size's own, its half and its double",
+    )  # fmt: skip
+    add("--views", nargs="+", choices=VIEWS, default=VIEWS, help="what is compared")
+    add("--validations", type=int, default=12, help="of each run")
+    add("--rounds", type=int, default=15, help="of the measurement of throughput")
+    _add_size(parser)
+    _add_search(parser, "none")
+    _add_machine(parser)
+    add(
+        "--report", type=Path, nargs="+", metavar="FILE",
+        help="train nothing: tables and figures from these results.jsonl, or folders "
+        "with one, into the folder of the first",
+    )  # fmt: skip
+    parser.set_defaults(
+        stages=STAGES, stage=None, first=None, last=None, slurm=None, paper="",
+        published={}, lr=None, save_interval=None,
+    )  # fmt: skip
+    options = _parse(parser, arguments)
+    if options.report:
+        return options
+    if options.nodes > 1:
+        parser.error("--nodes: the benchmark runs on one machine")
+    if not (options.data_set or options.raw or options.train):
+        options.data_set = "cldr"
+    if options.data_set == "cldr" and not options.src:
+        options.src, options.tgt = "en", "de"
+    _check_pairs(parser, options)
+    options = _with_size(options)
+    own = SIZES[options.size].lr
+    options.lrs = sorted(set(options.lrs or (own / 2, own, own * 2)))
+    if min(options.lrs) <= 0:
+        parser.error(f"--lrs {min(options.lrs)}: a learning rate is positive")
+    options.models = list(dict.fromkeys(options.models))
+    options.seeds = list(dict.fromkeys(options.seeds))
+    if DENSE not in options.models:
+        parser.error("--models needs dense, which the others are compared with")
+    if options.mean == "none":
+        options.num_checkpoints = 1
+    _check_models(parser, options)
+    options.name = f"quality-{options.name}"
+    return options
+
+
 def of_length(
     options: argparse.Namespace, updates: int, checkpoints: int
 ) -> argparse.Namespace:
     """The options with the schedule of a training of another length.
 
     Args:
-        options: of translation.
+        options: of translation or of the quality benchmark.
         updates: of the training.
         checkpoints: how many are saved, each after a validation.
     """
@@ -385,6 +447,7 @@ def _check_pairs(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 PARSERS = {
     "translation": parse_translation,
     "classification": parse_classification,
+    "quality": parse_quality,
 }
 
 if __name__ == "__main__":

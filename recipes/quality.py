@@ -1,0 +1,309 @@
+"""Quality of models at equal updates, equal parameters and equal time.
+
+Each model trains with each learning rate and the first seed; the rate of the lowest
+validation loss is its own. With it come the other seeds, and trainings as long, in
+time, as the dense model's, by a throughput that is measured in between. Runs that are
+done are kept, and their checkpoints are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence
+
+from data_prep.workspace import write_json
+
+from .data import Data
+from .driver import errors_in_one_line, in_threads
+from .machines import check_machine
+from .models import DENSE, Model
+from .options import of_length, parse_quality
+from .quality_report import EQUAL_TIME, EQUAL_UPDATES, SWEEP, read, report
+from .runner import RunError, digest, read_json, step
+from .throughput import measure
+from .translation import Run, training_flags
+
+SAME_SPEED = 0.03
+"""Of the dense model's throughput: what is not further from it trains no longer."""
+
+LAST = 0.2
+"""Share of a run at whose end a loss that has come to rest no longer falls."""
+
+AT_REST = 0.01 / math.log(2)
+"""0.01 nats in fairseq's bits: a fall of the loss that is less is none."""
+
+DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN")
+
+
+def main() -> None:
+    """The command line."""
+    options = parse_quality(sys.argv[1:])
+    with errors_in_one_line("quality" if options.report else options.name):
+        if options.report:
+            first = options.report[0]
+            folder = first if first.is_dir() else first.parent
+            print(report(read(options.report), folder))
+            return
+        check_machine(options)
+        data = Data(options, "parallel")
+        data.prepare(True)
+        benchmark = Benchmark(options, data)
+        benchmark.go()
+        print("\n" + report(benchmark.lines(), benchmark.folder))
+
+
+@dataclass(frozen=True)
+class Trial(Run):
+    """A run of the benchmark, whose checkpoints go when it is scored."""
+
+    @property
+    def title(self) -> str:
+        """Model, seed, learning rate and length, as on the screen."""
+        options = self.options
+        return (
+            f"{self.model.name}, seed {self.seed}, lr {options.lr:g}, "
+            f"{options.updates} updates"
+        )
+
+    @property
+    def twin(self) -> Optional[Path]:
+        """None: means over seeds are compared, not single runs."""
+        return None
+
+    def go(self) -> None:
+        """All stages, or one line for a training that diverges."""
+        try:
+            super().go()
+        except RunError as error:
+            if not DIVERGED.search(str(error)):
+                raise
+            step(f"{self.title}: diverged")
+            write_json(self.result, self.described(None))
+        self.clean()
+
+    def clean(self) -> None:
+        """Delete the checkpoints."""
+        for checkpoint in self.folder.glob("*.pt"):
+            checkpoint.unlink()
+
+    def score(self) -> None:
+        """Score the hypotheses."""
+        found = self.scored()
+        write_json(self.result, {**found, **self.described(found["curve"])})
+
+    def described(self, curve: Optional[List[List[Any]]]) -> Dict[str, Any]:
+        """What the benchmark adds to a result, or all of it without a curve."""
+        return {
+            "experiment": self.options.name.removeprefix("quality-"),
+            "model": str(self.model),
+            "seed": self.seed,
+            "size": self.options.size,
+            "updates": self.options.updates,
+            "lr": self.options.lr,
+            "diverged": curve is None,
+            "converged": curve is not None and converged(curve),
+        }
+
+
+class Benchmark:
+    """Runs of the benchmark, in ``options.out / options.name``.
+
+    Args:
+        options: of :func:`recipes.options.parse_quality`.
+        data: prepared.
+    """
+
+    def __init__(self, options: argparse.Namespace, data: Data) -> None:
+        self.options, self.data = options, data
+        self.folder = options.out / options.name
+        self.rates: Dict[Model, float] = {}
+        self.speeds: Dict[Model, Dict[str, float]] = {}
+        self.parts: Dict[Path, List[str]] = {}
+        search = [options.mean, options.num_checkpoints, options.beam, options.lenpen]
+        settings = [data.folder.name, options.arch, options.extra, options.updates]
+        self.key = digest(
+            [*settings, *search, options.validations, training_flags(options)]
+        )
+
+    def go(self) -> None:
+        """All runs that are not done; ``results.jsonl`` has those that are.
+
+        Raises:
+            RunError: a run failed, or a model diverges at all learning rates.
+        """
+        try:
+            self.sweep()
+            self.measure()
+            self.seeds()
+            if "time" in self.options.views:
+                self.equal_time()
+        finally:
+            self.record()
+
+    def sweep(self) -> None:
+        """Find each model's learning rate by its validation loss."""
+        options = self.options
+        step(f"Learning rates {', '.join(f'{lr:g}' for lr in options.lrs)}")
+        trials = {
+            (model, lr): self.trial(model, options.seeds[0], lr)
+            for lr in options.lrs
+            for model in options.models
+        }
+        self.run(trials.values(), SWEEP)
+        for model in options.models:
+            losses = {
+                lr: read_json(trials[model, lr].result).get("validation_loss")
+                for lr in options.lrs
+            }
+            best = best_rate(losses)
+            if best is None:
+                raise RunError(f"{model.name}: diverges at all learning rates, --lrs")
+            self.rates[model] = best
+            step(f"{model.name}: best learning rate {best:g}")
+
+    def measure(self) -> None:
+        """Read or measure what is not known of the throughput of the models."""
+        options = self.options
+        file = self.folder / f"throughput-{self.key}.json"
+        known = read_json(file) if file.is_file() else {}
+        missing = [model for model in options.models if str(model) not in known]
+        if missing:
+            step(f"Throughput of {len(missing)} models, {options.rounds} rounds")
+            models = list(dict.fromkeys([DENSE, *missing]))
+            runs = [self.trial(model, 1, options.lr) for model in models]
+            found = measure(runs, options.rounds)
+            known = {**{str(model): found[model] for model in models}, **known}
+            write_json(file, known)
+        self.speeds = {model: known[str(model)] for model in options.models}
+        for model, speed in self.speeds.items():
+            print(f"{model.name}: {speed['throughput']:.3f} of dense", flush=True)
+
+    def seeds(self) -> None:
+        """All seeds at each model's learning rate."""
+        step("Equal updates")
+        trials = [
+            self.trial(model, seed, self.rates[model])
+            for seed in self.options.seeds
+            for model in self.options.models
+        ]
+        self.run(trials, EQUAL_UPDATES)
+
+    def equal_time(self) -> None:
+        """All seeds, for as long as the dense model trains."""
+        step("Equal time")
+        trials = []
+        for seed in self.options.seeds:
+            for model in self.options.models:
+                updates = updates_of_equal_time(
+                    self.options.updates, self.speeds[model]["throughput"]
+                )
+                trials.append(self.trial(model, seed, self.rates[model], updates))
+        self.run(trials, EQUAL_TIME)
+
+    def trial(
+        self, model: Model, seed: int, lr: float, updates: Optional[int] = None
+    ) -> Trial:
+        """A run; without ``updates`` as long as the dense model's."""
+        options = self.options
+        options = of_length(options, updates or options.updates, options.validations)
+        options.lr = lr
+        return Trial(model, seed, self.data, options)
+
+    def run(self, trials: Collection[Trial], part: str) -> None:
+        """Run those that are not done, several at once, and note what they are for."""
+        wanted = [trial for trial in trials if not trial.result.is_file()]
+        done = len(trials) - len(wanted)
+        step(f"{len(trials)} runs of {part}, {done} of them done before")
+        for trial in trials:
+            self.parts.setdefault(trial.result, []).append(part)
+            if trial.result.is_file():
+                trial.clean()
+        in_threads(Trial.go, wanted, self.options.jobs)
+
+    def lines(self) -> List[Dict[str, Any]]:
+        """What is known of all runs that are done."""
+        done = {file: read_json(file) for file in self.parts if file.is_file()}
+        return [
+            {
+                **result,
+                "part_of": self.parts[file],
+                "dense_updates": self.options.updates,
+                **self.speeds.get(Model.parse(result["model"]), {}),
+                "extra": shlex.join(self.options.extra),
+                "benchmark": self.key,
+            }
+            for file, result in done.items()
+        ]
+
+    def record(self) -> None:
+        """Write ``results.jsonl``; lines of other models and settings stay in it."""
+        file, lines = self.folder / "results.jsonl", self.lines()
+        mine = {(line["benchmark"], line["model"]) for line in lines}
+        before = read([file]) if file.is_file() else []
+        others = [
+            line for line in before if (line["benchmark"], line["model"]) not in mine
+        ]
+        partial = file.with_name(".making-results.jsonl")
+        with partial.open("w", encoding="utf-8") as out:
+            for line in [*others, *lines]:
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        partial.replace(file)
+
+
+def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:
+    """The learning rate of the lowest validation loss; None if all diverge.
+
+    >>> best_rate({0.002: 4.67, 0.004: 4.39, 0.008: None})
+    0.004
+    """
+    finite = {lr: x for lr, x in losses.items() if x is not None and math.isfinite(x)}
+    return min(sorted(finite), key=finite.get) if finite else None
+
+
+def updates_of_equal_time(updates: int, throughput: float) -> int:
+    """Updates in the time of ``updates`` of the dense model.
+
+    Args:
+        updates: of the dense model.
+        throughput: over the dense model's; a difference of :data:`SAME_SPEED` is none.
+
+    >>> [updates_of_equal_time(1000, throughput) for throughput in (1.5, 0.98)]
+    [1500, 1000]
+    """
+    if abs(throughput - 1) <= SAME_SPEED:
+        return updates
+    return max(1, round(updates * throughput))
+
+
+def converged(curve: Sequence[Sequence[Any]]) -> bool:
+    """Whether the validation loss had come to rest.
+
+    It had if it was at its lowest before the last fifth of the run, or fell by less
+    than 0.01 nats there.
+
+    Args:
+        curve: [update, training loss, validation loss in bits] of each validation.
+
+    >>> converged([[80, 0, 5.0], [90, 0, 4.999], [100, 0, 4.995]])
+    True
+    """
+    points = [(updates, loss) for updates, _, loss in curve]
+    start = (1 - LAST) * points[-1][0]
+    before = [loss for updates, loss in points if updates <= start]
+    for (x, first), (following, second) in zip(points, points[1:]):
+        if x <= start <= following:
+            before.append(first + (second - first) * (start - x) / (following - x))
+    if not before or not all(math.isfinite(loss) for _, loss in points):
+        return False
+    return min(before) - min(loss for _, loss in points) < AT_REST
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""Tables and figures of the quality benchmark, from its JSON lines."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence
+
+from tabulate import tabulate
+
+from data_prep import DataError
+
+from .models import DENSE, Model
+from .report import data_text, spread
+
+SWEEP, EQUAL_UPDATES, EQUAL_TIME = "sweep", "equal updates", "equal time"
+NEEDED = (
+    "experiment", "model", "seed", "size", "updates", "lr", "diverged", "converged",
+    "part_of", "dense_updates", "benchmark",
+)  # fmt: skip
+NEEDED_OF_A_SCORE = ("validation_loss", "parameters", "bleu", "curve", "data")
+NOTE = (
+    "Mean ± standard deviation over the seeds. Validation loss: label-smoothed, bits a "
+    "token as fairseq logs it, of the best checkpoint; BLEU of the test set. Each "
+    "model at the learning rate of its lowest validation loss (first seed). "
+    "Parameters without embeddings. Throughput of training over the dense model's, "
+    "measured in the same run. † not converged: in a run the loss fell by 0.01 nats or "
+    "more in the last fifth. * at the edge of the sweep."
+)
+Line = Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of one benchmark: the same data, settings and dense model."""
+
+    lines: Sequence[Line]
+
+    @property
+    def models(self) -> List[Model]:
+        """All models, in the order of tables."""
+        found = {Model.parse(line["model"]) for line in self.lines}
+        return sorted(found, key=lambda model: model.order)
+
+    @property
+    def title(self) -> str:
+        """The experiment and its size."""
+        return f"{self.lines[0]['experiment']}, size {self.lines[0]['size']}"
+
+    def of(self, model: Model, part: str) -> List[Line]:
+        """Runs of a model in a part of the benchmark, without those that diverged."""
+        return [
+            line
+            for line in self.lines
+            if line["model"] == str(model)
+            and part in line["part_of"]
+            and not line["diverged"]
+        ]
+
+    def models_of(self, part: str) -> List[Model]:
+        """Models with a run in that part."""
+        return [model for model in self.models if self.of(model, part)]
+
+    def diverged(self, model: Model, part: str) -> int:
+        """How many runs of a model in that part diverged."""
+        return sum(
+            line["diverged"] and part in line["part_of"]
+            for line in self.lines
+            if line["model"] == str(model)
+        )
+
+    def rates(self, model: Model) -> List[float]:
+        """The learning rates that were tried."""
+        return sorted(
+            line["lr"]
+            for line in self.lines
+            if line["model"] == str(model) and SWEEP in line["part_of"]
+        )
+
+    def mean(self, model: Model, part: str, key: str) -> float:
+        """The mean over a model's runs in a part."""
+        return statistics.mean(line[key] for line in self.of(model, part))
+
+
+def read(paths: Sequence[Path]) -> List[Line]:
+    """The runs in ``results.jsonl`` files, or in folders with one.
+
+    Raises:
+        DataError: a line that is no run of the benchmark.
+    """
+    lines = []
+    for path in paths:
+        file = path / "results.jsonl" if path.is_dir() else path
+        text = file.read_text(encoding="utf-8")
+        for number, row in enumerate(text.splitlines(), start=1):
+            try:
+                line = json.loads(row)
+                missing = [key for key in NEEDED if key not in line]
+                if not missing and not line["diverged"]:
+                    missing = [key for key in NEEDED_OF_A_SCORE if key not in line]
+                if missing:
+                    raise ValueError(f"the result has no {missing[0]!r}")
+                Model.parse(line["model"])
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{file}:{number}: {error}") from None
+            lines.append(line)
+    return lines
+
+
+def report(lines: Sequence[Line], folder: Path) -> str:
+    """Write ``tables.md`` and the two figures of each benchmark.
+
+    Args:
+        lines: of one benchmark or several, which have a section each.
+        folder: for the files: ``loss-parameters.svg``, ``loss-time.svg``, with a number
+            after them for the benchmarks after the first.
+
+    Returns:
+        The tables.
+
+    Raises:
+        DataError: there is no run of the dense model.
+    """
+    groups: Dict[str, List[Line]] = {}
+    for line in lines:
+        groups.setdefault(line["benchmark"], []).append(line)
+    texts = []
+    for number, group in enumerate(groups.values(), start=1):
+        runs = Runs(group)
+        if not runs.of(DENSE, EQUAL_UPDATES):
+            raise DataError(f"{runs.title}: no run of the dense model")
+        texts.append(tables(runs))
+        for name, picture in pictures(runs).items():
+            file = folder / f"{name}{f'-{number}' if number > 1 else ''}.svg"
+            file.write_bytes(picture)
+            texts[-1] += f"\n\n![{runs.title}]({file.name})"
+    text = "\n\n".join(texts)
+    (folder / "tables.md").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def tables(runs: Runs) -> str:
+    """The views that there are, as Markdown."""
+    parts = [f"# Quality: {runs.title}", _caption(runs)]
+    parts += ["## Equal updates", _equal_updates(runs)]
+    shares: Dict[float, List[Model]] = {}
+    for model in runs.models_of(EQUAL_UPDATES):
+        shares.setdefault(model.share, []).append(model)
+    groups = [g for g in shares.values() if g[0].family == "dense" and len(g) > 1]
+    if groups:
+        parts += ["## Equal parameters", _equal_parameters(runs, groups)]
+    if runs.of(DENSE, EQUAL_TIME):
+        parts += ["## Equal time", _equal_time(runs)]
+    return "\n\n".join(parts)
+
+
+def pictures(runs: Runs) -> Dict[str, bytes]:
+    """``loss-parameters`` and ``loss-time`` as SVG."""
+    from .figures import Drawn, loss_by_parameters, loss_by_time
+
+    part = EQUAL_TIME if runs.of(DENSE, EQUAL_TIME) else EQUAL_UPDATES
+    by_parameters = [
+        Drawn(
+            model,
+            runs.of(model, EQUAL_UPDATES)[0]["parameters"],
+            [line["validation_loss"] for line in runs.of(model, EQUAL_UPDATES)],
+        )
+        for model in runs.models_of(EQUAL_UPDATES)
+    ]
+    found = {"loss-parameters": loss_by_parameters(by_parameters, runs.title)}
+    second = runs.of(DENSE, EQUAL_UPDATES)[0].get("seconds_per_update")
+    if not second:
+        return found
+    by_time = []
+    for model in runs.models_of(part):
+        lines = runs.of(model, part)
+        seconds = second / lines[0]["throughput"]
+        curves = [
+            [(updates * seconds, loss) for updates, _, loss in line["curve"]]
+            for line in lines
+        ]
+        losses = [line["validation_loss"] for line in lines]
+        by_time.append(Drawn(model, lines[0]["parameters"], losses, curves))
+    return {**found, "loss-time": loss_by_time(by_time, runs.title)}
+
+
+def _caption(runs: Runs) -> str:
+    line = runs.of(DENSE, EQUAL_UPDATES)[0]
+    seeds = len({line["seed"] for line in runs.lines})
+    text = f"{line['dense_updates']:,} updates, {seeds} seeds. Data: {data_text(line)}."
+    text += f" Flags: `{line['extra']}`." if line.get("extra") else ""
+    if "tokens_per_second" in line:
+        text += f" Dense: {line['tokens_per_second']:,.0f} tokens a second"
+        text += f" ({line['hardware']})." if "hardware" in line else "."
+    return f"{text}\n\n{NOTE}"
+
+
+def _equal_updates(runs: Runs) -> str:
+    def row(model: Model) -> Dict[str, str]:
+        return {
+            "parameters": f"{runs.of(model, EQUAL_UPDATES)[0]['parameters']:,}",
+            "learning rate": _rate(runs, model),
+            **_scores(runs, model, EQUAL_UPDATES, DENSE),
+            "throughput": _throughput(runs, model),
+        }
+
+    return _table(runs.models_of(EQUAL_UPDATES), row)
+
+
+def _equal_parameters(runs: Runs, groups: Sequence[Sequence[Model]]) -> str:
+    def row(model: Model) -> Dict[str, str]:
+        (reference,) = [g[0] for g in groups if model in g]
+        return {
+            "parameters": f"{runs.of(model, EQUAL_UPDATES)[0]['parameters']:,}",
+            **_scores(runs, model, EQUAL_UPDATES, reference),
+        }
+
+    return _table([model for group in groups for model in group], row)
+
+
+def _equal_time(runs: Runs) -> str:
+    def row(model: Model) -> Dict[str, str]:
+        return {
+            "updates": f"{runs.of(model, EQUAL_TIME)[0]['updates']:,}",
+            **_scores(runs, model, EQUAL_TIME, DENSE),
+            "throughput": _throughput(runs, model),
+        }
+
+    return _table(runs.models_of(EQUAL_TIME), row)
+
+
+def _table(models: Sequence[Model], row: Callable[[Model], Dict[str, str]]) -> str:
+    rows = [{"model": model.name, **row(model)} for model in models]
+    align = ["left"] + ["right"] * (len(rows[0]) - 1)
+    return tabulate(
+        rows, headers="keys", tablefmt="github", colalign=align, disable_numparse=True
+    )
+
+
+def _scores(runs: Runs, model: Model, part: str, reference: Model) -> Dict[str, str]:
+    """Cells for loss and BLEU, and how much they are above a dense model's."""
+    lines, diverged = runs.of(model, part), runs.diverged(model, part)
+    loss = spread([line["validation_loss"] for line in lines], ".3f")
+    loss += "" if all(line["converged"] for line in lines) else " †"
+    loss += f" ({diverged} diverged)" if diverged else ""
+
+    def difference(key: str, form: str) -> str:
+        if model == reference or not runs.of(reference, part):
+            return ""
+        mine, other = (runs.mean(m, part, key) for m in (model, reference))
+        return format(mine - other, form)
+
+    return {
+        "validation loss": loss,
+        "to dense": difference("validation_loss", "+.3f"),
+        "BLEU": spread([line["bleu"] for line in lines]),
+        "BLEU to dense": difference("bleu", "+.2f"),
+    }
+
+
+def _rate(runs: Runs, model: Model) -> str:
+    rate, tried = runs.of(model, EQUAL_UPDATES)[0]["lr"], runs.rates(model)
+    edge = len(tried) > 1 and rate in (tried[0], tried[-1])
+    return f"{rate:g}" + " *" * edge
+
+
+def _throughput(runs: Runs, model: Model) -> str:
+    ratio = runs.of(model, EQUAL_UPDATES)[0].get("throughput")
+    return f"{ratio:.2f}" if ratio else ""

@@ -1,0 +1,313 @@
+"""The quality benchmark: choices, tables and figures of made-up runs, a tiny whole."""
+
+import json
+import math
+import sys
+
+import pytest
+
+import recipes.quality
+import recipes.translation
+from data_prep import DataError
+from recipes import options as recipe_options
+from recipes.models import Model
+from recipes.quality import best_rate, converged, updates_of_equal_time
+from recipes.quality_report import Runs, read, report, tables
+
+SPEED = {"dense": 1.0, "dense/4": 2.0, "4": 0.96, "4r4": 1.5, "8r8-wide": 1.2}
+LOSS = {"dense": 4.4, "dense/4": 4.7, "4": 4.5, "4r4": 4.52, "8r8-wide": 4.48}
+
+
+def line(model, seed, part_of, lr=0.004, **more):
+    loss = LOSS[model] + 0.01 * seed + 10 * abs(lr - 0.004)
+    updates = round(1200 * SPEED[model]) if part_of == ["equal time"] else 1200
+    curve = [[updates * i // 12, 9.0, loss + 0.2 * (12 - i)] for i in range(1, 13)]
+    return {
+        "experiment": "Xx", "model": model, "seed": seed, "size": "demo", "lr": lr,
+        "updates": updates, "diverged": False, "converged": model != "4",
+        "part_of": part_of, "dense_updates": 1200, "benchmark": "abc",
+        "validation_loss": loss, "bleu": 30 - 10 * (loss - 4.4), "curve": curve,
+        "parameters": round(900_000 * Model.parse(model).share),
+        "data": {"train": 10, "valid": 2, "test": 3}, "languages": ["xx", "yy"],
+        "throughput": SPEED[model], "tokens_per_second": 5000 * SPEED[model],
+        "seconds_per_update": 0.3 / SPEED[model], "hardware": "CPU, 1 threads", **more,
+    }  # fmt: skip
+
+
+def benchmark():
+    lines = []
+    for model in SPEED:
+        lines += [line(model, 1, ["sweep"], lr) for lr in (0.002, 0.008)]
+        lines.append(line(model, 1, ["sweep", "equal updates"]))
+        lines.append(line(model, 2, ["equal updates"]))
+        lines += [line(model, seed, ["equal time"]) for seed in (1, 2)]
+    return lines
+
+
+def rows(text, view):
+    """Cells of a view's table, by model and header."""
+    part = text[text.index(f"## {view}") :].split("\n\n")[1]
+    cells = [[c.strip() for c in row.strip("|").split("|")] for row in part.split("\n")]
+    return {row[0]: dict(zip(cells[0], row)) for row in cells[2:]}
+
+
+def test_tables():
+    text = tables(Runs(benchmark()))
+    found = rows(text, "Equal updates")
+    assert list(found) == [
+        "dense", "dense, widths / 4", "PHM n=4", "PHM n=4, R=4", "PHM n=8, R=8, wide"
+    ]  # fmt: skip
+    assert found["PHM n=4"] == {
+        "model": "PHM n=4", "parameters": "225,000", "learning rate": "0.004",
+        "validation loss": "4.515 ± 0.007 †", "to dense": "+0.100",
+        "BLEU": "28.85 ± 0.07", "BLEU to dense": "-1.00", "throughput": "0.96",
+    }  # fmt: skip
+    assert found["dense"]["to dense"] == "" and found["dense"]["throughput"] == "1.00"
+    assert "†" not in found["PHM n=4, R=4"]["validation loss"]
+    found = rows(text, "Equal parameters")
+    assert list(found) == [
+        "dense, widths / 4", "PHM n=4", "PHM n=4, R=4", "PHM n=8, R=8, wide"
+    ]  # fmt: skip
+    assert found["PHM n=4"]["to dense"] == "-0.200"
+    assert found["PHM n=4"]["BLEU to dense"] == "+2.00"
+    found = rows(text, "Equal time")
+    assert found["PHM n=4, R=4"]["updates"] == "1,800"
+    assert "1,200 updates, 2 seeds. Data: xx to yy, sentence pairs train 10" in text
+    assert "Dense: 5,000 tokens a second (CPU, 1 threads)." in text
+
+
+def test_edges_of_the_sweep_and_diverged_runs_are_marked():
+    lines = [run for run in benchmark() if run["lr"] < 0.008 or run["model"] != "4"]
+    gone = ("validation_loss", "parameters", "bleu", "curve")
+    for run in lines:
+        if run["model"] == "4r4" and run["seed"] == 2:
+            run["diverged"] = True
+            for key in gone:
+                del run[key]
+    found = rows(tables(Runs(lines)), "Equal updates")
+    assert found["PHM n=4"]["learning rate"] == "0.004 *"
+    assert found["PHM n=4, R=4"]["learning rate"] == "0.004"
+    assert found["PHM n=4, R=4"]["validation loss"] == "4.530 (1 diverged)"
+
+
+def test_report_from_lines_only(tmp_path, monkeypatch, capsys):
+    lines = benchmark()
+    other = [{**run, "benchmark": "def", "size": "small"} for run in lines]
+    only_updates = [run for run in other if run["part_of"] != ["equal time"]]
+    text = "".join(json.dumps(run) + "\n" for run in lines + only_updates)
+    (tmp_path / "results.jsonl").write_text(text)
+
+    def made():
+        monkeypatch.setattr(sys, "argv", ["quality", "--report", str(tmp_path)])
+        recipes.quality.main()
+        return {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    first = made()
+    assert sorted(first) == [
+        "loss-parameters-2.svg", "loss-parameters.svg", "loss-time-2.svg",
+        "loss-time.svg", "results.jsonl", "tables.md",
+    ]  # fmt: skip
+    tables_text = first["tables.md"].decode()
+    assert tables_text.strip() in capsys.readouterr().out
+    assert "Quality: Xx, size demo" in tables_text and "size small" in tables_text
+    assert tables_text.count("## Equal time") == 1
+    assert "![Xx, size small](loss-time-2.svg)" in tables_text
+    assert all(first[name].startswith(b"<?xml") for name in first if "svg" in name)
+    assert made() == first
+
+
+@pytest.mark.parametrize(
+    "spoiled,message",
+    [
+        ("{", "results.jsonl:2: "),
+        ("[]", "results.jsonl:2: the result has no 'experiment'"),
+        ({"bleu": None}, "results.jsonl:2: the result has no 'bleu'"),
+        ({"model": "x"}, "results.jsonl:2: x: dense, quaternion or"),
+    ],
+)
+def test_a_faulty_line_is_named(tmp_path, spoiled, message, monkeypatch):
+    good = line("dense", 1, ["equal updates"])
+    if isinstance(spoiled, dict):
+        changed = {**good, **spoiled}
+        spoiled = json.dumps({k: v for k, v in changed.items() if v is not None})
+    file = tmp_path / "results.jsonl"
+    file.write_text(f"{json.dumps(good)}\n{spoiled}\n")
+    with pytest.raises(DataError) as error:
+        read([file])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "write,message",
+    [
+        (lambda folder: None, "results.jsonl: No such file or directory"),
+        (
+            lambda folder: (folder / "results.jsonl").write_text(
+                json.dumps(line("4", 1, ["equal updates"]))
+            ),
+            "quality: Xx, size demo: no run of the dense model",
+        ),
+    ],
+)
+def test_no_report_is_one_line(tmp_path, write, message, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["quality", "--report", str(tmp_path)])
+    with pytest.raises(SystemExit) as error:
+        recipes.quality.main()
+    assert message in error.value.code and "\n" not in error.value.code
+
+
+def test_best_rate():
+    assert best_rate({0.002: 4.6, 0.004: 4.4, 0.008: 4.5}) == 0.004
+    assert best_rate({0.004: 4.4, 0.002: 4.4}) == 0.002
+    assert best_rate({0.002: None, 0.004: math.nan, 0.008: 9.0}) == 0.008
+    assert best_rate({0.002: None}) is None
+
+
+def test_updates_of_equal_time():
+    assert [updates_of_equal_time(1000, x) for x in (1, 1.02, 0.975, 0.9, 1.5)] == [
+        1000, 1000, 1000, 900, 1500
+    ]  # fmt: skip
+    assert updates_of_equal_time(3, 0.01) == 1
+
+
+@pytest.mark.parametrize(
+    "losses,expected",
+    [
+        ([9, 8, 7, 6, 5, 4, 3, 2.5, 2.2, 2.1], False),
+        ([9, 8, 7, 6, 5, 4, 3, 2.101, 2.1, 2.1], True),
+        ([9, 8, 7, 6, 5, 4, 2.0, 2.5, 2.2, 2.1], True),  # lowest before, overfits now
+        ([9, 8, 7, 6, 5, 4, 3, 2.11, 2.1, 2.1], True),  # 0.01 bits: 0.007 nats
+        ([9, 8, 7, 6, 5, 4, 3, 2.12, 2.1, 2.1], False),
+        ([9, 8, 7, 6, 5, 4, 3, 2.1, 2.1, math.nan], False),
+        ([3], False),
+    ],
+)
+def test_converged(losses, expected):
+    curve = [[10 * at, None, loss] for at, loss in enumerate(losses, start=1)]
+    assert converged(curve) is expected
+
+
+def test_convergence_between_validations():
+    assert converged([[75, None, 5.0], [90, None, 4.985], [100, None, 4.985]])
+    assert not converged([[75, None, 5.0], [90, None, 4.97], [100, None, 4.97]])
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--models", "4"], "--models needs dense, which the others are compared with"),
+        (["--models", "dense", "4r20"], "--models 4r20: the rank R"),
+        (["--lrs", "0.1", "0"], "--lrs 0.0: a learning rate is positive"),
+        (["--views", "speed"], "invalid choice: 'speed'"),
+        (["--nodes", "2", "--master", "a"], "--nodes: the benchmark runs on one"),
+        (["--raw", "."], "your own files need --src and --tgt"),
+        (["--validations", "0"], "--validations must be at least 1"),
+    ],
+)
+def test_bad_options_end_in_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        recipe_options.parse_quality(arguments)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_defaults():
+    options = recipe_options.parse_quality([])
+    assert (options.data_set, options.src, options.tgt) == ("cldr", "en", "de")
+    assert (options.name, options.mean) == ("quality-cldr", "none")
+    assert options.lrs == [0.002, 0.004, 0.008] and options.seeds == [1, 2, 3]
+    assert " ".join(map(str, options.models)) == (
+        "dense quaternion 2 4 8 4r4 8r8 4-wide 8r8-wide dense/4"
+    )
+    changed = recipe_options.of_length(options, 100, 10)
+    assert (changed.updates, changed.save_interval) == (100, 10)
+    assert changed.warmup_updates == 33 and "--total-num-update 100 " in changed.flags
+    assert options.updates != 100
+    wide = recipe_options.parse_quality(["--models", "dense", "4", "--wide"])
+    assert list(map(str, wide.models)) == ["dense", "4-wide"]
+
+
+@pytest.fixture
+def quality(texts, tmp_path, in_process, monkeypatch):
+    """Run the benchmark on a few words; a PHM step is half as long again as dense."""
+    measured = recipes.quality.measure
+
+    def measure(runs, rounds):
+        found = measured(runs, rounds)
+        assert [speed["throughput"] > 0 for speed in found.values()] == [True, True]
+        for model, speed in found.items():
+            speed["throughput"] = 1.0 if model.family == "dense" else 1.5
+        return found
+
+    monkeypatch.setattr(recipes.quality, "measure", measure)
+
+    def call(*more):
+        arguments = [
+            "--raw", texts, "--src", "en", "--tgt", "de", "--size", "tiny", "--cpu",
+            "--updates", 4, "--lines", 40, "--max-tokens", 100, "--beam", 2,
+            "--models", "dense", "4r4", "--lrs", 1e-3, 1e-2, "--seeds", 1, 2,
+            "--rounds", 2, "--validations", 2, "--out", tmp_path, *more,
+        ]  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["quality", *map(str, arguments)])
+            recipes.quality.main()
+
+    return call
+
+
+def test_interrupted_benchmark_goes_on(quality, tmp_path, monkeypatch, capsys):
+    """Trainings: 4 of the sweep, one of which diverges, 2 of seeds, 2 of equal time."""
+    trained = []
+    train = recipes.translation.train
+
+    def counts(title, command, folder, **options):
+        trained.append(title)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        if title == "dense, seed 1, lr 0.01, 4 updates":
+            folder.mkdir()
+            raise recipes.quality.RunError("fairseq-train failed: FloatingPointError:")
+        train(title, command, folder, **options)
+
+    monkeypatch.setattr(recipes.translation, "train", counts)
+    with pytest.raises(SystemExit) as error:
+        quality()
+    assert error.value.code == 130
+    folder = tmp_path / "quality-en-de"
+    assert len((folder / "results.jsonl").read_text().splitlines()) == 2
+    quality()
+    titles = [trained[2], *trained[:2], *trained[3:]]
+    assert titles[0] == trained[3]  # the one that was interrupted, and no other again
+    assert len(set(trained)) == 8 and len(trained) == 9
+    assert not list(folder.glob("*/*.pt"))
+    lines = read([folder])
+    parts = [
+        (run["model"], run["seed"], run["updates"], *sorted(run["part_of"]))
+        for run in lines
+        if not run["diverged"] and "equal updates" in run["part_of"]
+    ]
+    assert ("dense", 1, 4, "equal time", "equal updates", "sweep") in parts
+    assert ("dense", 2, 4, "equal time", "equal updates") in parts
+    assert ("4r4", 2, 4, "equal updates") in parts
+    longer = [run for run in lines if run["part_of"] == ["equal time"]]
+    assert {run["model"] for run in longer} == {"4r4"} and len(longer) == 2
+    assert all(run["updates"] == 6 for run in longer)
+    assert all("--total-num-update" not in run["flags"] for run in longer)
+    assert [run["curve"][-1][0] for run in longer] == [6, 6]
+    (diverged,) = [run for run in lines if run["diverged"]]
+    assert diverged["model"] == "dense" and diverged["lr"] == 1e-2
+    for run in lines:
+        assert run["throughput"] in (1.0, 1.5) and run["tokens_per_second"] > 0
+        assert not run["converged"] or run["curve"]
+    capsys.readouterr()
+    quality()
+    output = capsys.readouterr().out
+    assert len(trained) == 9 and "4 runs of sweep, 4 of them done before" in output
+    assert (folder / "tables.md").read_text().strip() in output
+    assert (folder / "loss-time.svg").read_text().startswith("<?xml")
+    assert read([folder]) == lines
+    report(lines, tmp_path)
+    drawn = (tmp_path / "loss-time.svg").read_bytes()
+    assert drawn == (folder / "loss-time.svg").read_bytes()
+    quality("--models", "dense", "--views", "updates", "--seeds", "1", "--lrs", "1e-3")
+    assert {run["model"] for run in read([folder])} == {"dense", "4r4"}
