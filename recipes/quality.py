@@ -49,14 +49,14 @@ def main() -> None:
         if options.report:
             first = options.report[0]
             folder = first if first.is_dir() else first.parent
-            print(report(read(options.report), folder))
+            print(report(read(options.report), folder, options.views))
             return
         check_machine(options)
         data = Data(options, "parallel")
         data.prepare(True)
         benchmark = Benchmark(options, data)
         benchmark.go()
-        print("\n" + report(benchmark.lines(), benchmark.folder))
+        print("\n" + report(benchmark.lines(), benchmark.folder, options.views))
 
 
 @dataclass(frozen=True)

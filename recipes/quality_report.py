@@ -6,13 +6,14 @@ import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from tabulate import tabulate
 
 from data_prep import DataError
 
 from .models import DENSE, Model
+from .options import VIEWS
 from .report import data_text, spread
 
 SWEEP, EQUAL_UPDATES, EQUAL_TIME = "sweep", "equal updates", "equal time"
@@ -109,13 +110,14 @@ def read(paths: Sequence[Path]) -> List[Line]:
     return lines
 
 
-def report(lines: Sequence[Line], folder: Path) -> str:
+def report(lines: Sequence[Line], folder: Path, views: Sequence[str] = VIEWS) -> str:
     """Write ``tables.md`` and the two figures of each benchmark.
 
     Args:
         lines: of one benchmark or several, which have a section each.
         folder: for the files: ``loss-parameters.svg``, ``loss-time.svg``, with a number
             after them for the benchmarks after the first.
+        views: the tables to make.
 
     Returns:
         The tables.
@@ -123,36 +125,60 @@ def report(lines: Sequence[Line], folder: Path) -> str:
     Raises:
         DataError: there is no run of the dense model.
     """
-    groups: Dict[str, List[Line]] = {}
-    for line in lines:
-        groups.setdefault(line["benchmark"], []).append(line)
-    texts = []
-    for number, group in enumerate(groups.values(), start=1):
-        runs = Runs(group)
-        if not runs.of(DENSE, EQUAL_UPDATES):
-            raise DataError(f"{runs.title}: no run of the dense model")
-        texts.append(tables(runs))
-        for name, picture in pictures(runs).items():
-            file = folder / f"{name}{f'-{number}' if number > 1 else ''}.svg"
-            file.write_bytes(picture)
-            texts[-1] += f"\n\n![{runs.title}]({file.name})"
-    text = "\n\n".join(texts)
+    text, files = render(lines, views=views)
+    for name, picture in files.items():
+        (folder / name).write_bytes(picture)
     (folder / "tables.md").write_text(text + "\n", encoding="utf-8")
     return text
 
 
-def tables(runs: Runs) -> str:
-    """The views that there are, as Markdown."""
-    parts = [f"# Quality: {runs.title}", _caption(runs)]
-    parts += ["## Equal updates", _equal_updates(runs)]
+def render(
+    lines: Sequence[Line],
+    prefix: str = "",
+    heading: str = "#",
+    views: Sequence[str] = VIEWS,
+) -> Tuple[str, Dict[str, bytes]]:
+    """Tables as Markdown, and the pictures that they link.
+
+    Args:
+        lines: of one benchmark or several, which have a section each.
+        prefix: of the pictures' names.
+        heading: of the sections.
+        views: the tables to make.
+
+    Raises:
+        DataError: there is no run of the dense model.
+    """
+    groups: Dict[str, List[Line]] = {}
+    for line in lines:
+        groups.setdefault(line["benchmark"], []).append(line)
+    texts: List[str] = []
+    files: Dict[str, bytes] = {}
+    for number, group in enumerate(groups.values(), start=1):
+        runs = Runs(group)
+        if not runs.of(DENSE, EQUAL_UPDATES):
+            raise DataError(f"{runs.title}: no run of the dense model")
+        texts.append(tables(runs, heading, views))
+        for name, picture in pictures(runs).items():
+            file = f"{prefix}{name}{f'-{number}' if number > 1 else ''}.svg"
+            files[file] = picture
+            texts.append(f"![{runs.title}]({file})")
+    return "\n\n".join(texts), files
+
+
+def tables(runs: Runs, heading: str = "#", views: Sequence[str] = VIEWS) -> str:
+    """Those of the views that there are, as Markdown."""
+    parts = [f"{heading} Quality: {runs.title}", _caption(runs)]
+    if "updates" in views:
+        parts += [f"{heading}# Equal updates", _equal_updates(runs)]
     shares: Dict[float, List[Model]] = {}
     for model in runs.models_of(EQUAL_UPDATES):
         shares.setdefault(model.share, []).append(model)
     groups = [g for g in shares.values() if g[0].family == "dense" and len(g) > 1]
-    if groups:
-        parts += ["## Equal parameters", _equal_parameters(runs, groups)]
-    if runs.of(DENSE, EQUAL_TIME):
-        parts += ["## Equal time", _equal_time(runs)]
+    if groups and "parameters" in views:
+        parts += [f"{heading}# Equal parameters", _equal_parameters(runs, groups)]
+    if runs.of(DENSE, EQUAL_TIME) and "time" in views:
+        parts += [f"{heading}# Equal time", _equal_time(runs)]
     return "\n\n".join(parts)
 
 

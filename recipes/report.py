@@ -2,6 +2,8 @@
 
 python -m recipes.report            recipes/results/*.jsonl -> recipes/RESULTS.md, *.svg
 python -m recipes.report FILE ...   prints the tables of these JSON lines
+
+The first takes recipes/results/quality/*.jsonl too, which quality.sh has written.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 from tabulate import tabulate
 
@@ -79,8 +81,15 @@ def main() -> None:
     if sys.argv[1:]:
         print("\n\n".join(tables(results)))
         return
-    text = "\n\n".join([HEAD.rstrip(), *tables(results, "github", "## ")]) + "\n"
+    texts = [HEAD.rstrip(), *tables(results, "github", "## ")]
     made = {f"results/{table.name}.svg": picture(table) for table in collect(results)}
+    try:
+        for quality, pictures in _quality():
+            texts.append(quality)
+            made.update(pictures)
+    except DataError as error:
+        sys.exit(f"report: {error}")
+    text = "\n\n".join(texts) + "\n"
     made["RESULTS.md"] = text.encode()
     for name, content in made.items():
         partial = HERE / f"{name}.partial"
@@ -205,6 +214,14 @@ def picture(table: Table) -> bytes:
     if len(table.means) > 1:
         title += f", mean of {table.means[0]}"
     return draw(models, title, *words)
+
+
+def _quality() -> Iterator[Tuple[str, Dict[str, bytes]]]:
+    """Text and pictures of each file of the quality benchmark."""
+    from .quality_report import read, render  # they need this module
+
+    for file in sorted((HERE / "results" / "quality").glob("*.jsonl")):
+        yield render(read([file]), f"results/quality/{file.stem}-", "##")
 
 
 def _task(result: Run) -> str:

@@ -69,9 +69,9 @@ def _round(run: Run) -> Tuple[Callable[[], None], int]:
 
     import fairseq_phm  # noqa: F401, registers the models
 
-    device = ["--cpu"] if run.options.cpu else []
+    machine = ["--distributed-world-size", "1", *["--cpu"] * run.options.cpu]
     arguments = options.parse_args_and_arch(
-        options.get_training_parser(), [*run.arguments, *device]
+        options.get_training_parser(), [*run.arguments, *machine]
     )
     arguments.tpu = False
     config = convert_namespace_to_omegaconf(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 import sys
@@ -331,7 +332,8 @@ def report(results: List[Dict[str, Any]], titles: List[str]) -> None:
 
 def lowest_loss(training: Dict[str, Any]) -> float:
     """The lowest validation loss of a ``curve``; fairseq logs bits a token."""
-    return min(loss for _, _, loss in training["curve"])
+    losses = [loss for _, _, loss in training["curve"] if not math.isnan(loss)]
+    return min(losses, default=math.nan)
 
 
 def training_flags(options: argparse.Namespace) -> List[str]:

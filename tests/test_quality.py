@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import recipes.quality
+import recipes.report
 import recipes.translation
 from data_prep import DataError
 from recipes import options as recipe_options
@@ -76,6 +77,11 @@ def test_tables():
     assert "Dense: 5,000 tokens a second (CPU, 1 threads)." in text
 
 
+def test_only_the_views_that_are_wanted():
+    text = tables(Runs(benchmark()), views=["time"])
+    assert "## Equal time" in text and text.count("## ") == 1
+
+
 def test_edges_of_the_sweep_and_diverged_runs_are_marked():
     lines = [run for run in benchmark() if run["lr"] < 0.008 or run["model"] != "4"]
     gone = ("validation_loss", "parameters", "bleu", "curve")
@@ -114,6 +120,19 @@ def test_report_from_lines_only(tmp_path, monkeypatch, capsys):
     assert "![Xx, size small](loss-time-2.svg)" in tables_text
     assert all(first[name].startswith(b"<?xml") for name in first if "svg" in name)
     assert made() == first
+
+
+def test_results_have_a_section_of_it(tmp_path, monkeypatch):
+    (tmp_path / "results" / "quality").mkdir(parents=True)
+    text = "".join(json.dumps(run) + "\n" for run in benchmark())
+    (tmp_path / "results" / "quality" / "xx.jsonl").write_text(text)
+    monkeypatch.setattr(recipes.report, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report"])
+    recipes.report.main()
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "\n## Quality: Xx, size demo\n" in text and "\n### Equal time\n" in text
+    link = "results/quality/xx-loss-parameters.svg"
+    assert f"]({link})" in text and (tmp_path / link).is_file()
 
 
 @pytest.mark.parametrize(
