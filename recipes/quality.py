@@ -85,7 +85,7 @@ class Trial(Run):
             if not DIVERGED.search(str(error)):
                 raise
             step(f"{self.title}: diverged")
-            write_json(self.result, self.described(None))
+            write_json(self.result, self.described([]))
         self.clean()
 
     def clean(self) -> None:
@@ -98,8 +98,9 @@ class Trial(Run):
         found = self.scored()
         write_json(self.result, {**found, **self.described(found["curve"])})
 
-    def described(self, curve: Optional[List[List[Any]]]) -> Dict[str, Any]:
-        """What the benchmark adds to a result, or all of it without a curve."""
+    def described(self, curve: List[List[Any]]) -> Dict[str, Any]:
+        """What the benchmark adds to a result; all of it when there is no curve."""
+        finite = bool(curve) and all(math.isfinite(loss) for _, _, loss in curve)
         return {
             "experiment": self.options.name.removeprefix("quality-"),
             "model": str(self.model),
@@ -107,8 +108,8 @@ class Trial(Run):
             "size": self.options.size,
             "updates": self.options.updates,
             "lr": self.options.lr,
-            "diverged": curve is None,
-            "converged": curve is not None and converged(curve),
+            "diverged": not finite,
+            "converged": finite and converged(curve),
         }
 
 
@@ -158,11 +159,13 @@ class Benchmark:
         }
         self.run(trials.values(), SWEEP)
         for model in options.models:
-            losses = {
-                lr: read_json(trials[model, lr].result).get("validation_loss")
-                for lr in options.lrs
-            }
-            best = best_rate(losses)
+            found = {lr: read_json(trials[model, lr].result) for lr in options.lrs}
+            best = best_rate(
+                {
+                    lr: None if result["diverged"] else result["validation_loss"]
+                    for lr, result in found.items()
+                }
+            )
             if best is None:
                 raise RunError(f"{model.name}: diverges at all learning rates, --lrs")
             self.rates[model] = best
@@ -260,11 +263,14 @@ class Benchmark:
 def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:
     """The learning rate of the lowest validation loss; None if all diverge.
 
+    Args:
+        losses: of each learning rate, None if it diverges.
+
     >>> best_rate({0.002: 4.67, 0.004: 4.39, 0.008: None})
     0.004
     """
-    finite = {lr: x for lr, x in losses.items() if x is not None and math.isfinite(x)}
-    return min(sorted(finite), key=finite.get) if finite else None
+    finite = {lr: loss for lr, loss in sorted(losses.items()) if loss is not None}
+    return min(finite, key=finite.get) if finite else None
 
 
 def updates_of_equal_time(updates: int, throughput: float) -> int:

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 import recipes.classification
 import recipes.translation
 from data_prep import declaration
+from fairseq_phm.models.phm_transformer import PHMTransformerConfig
 from recipes import options as recipe_options
 from recipes.data import Data
 from recipes.slurm import sweep_command
@@ -321,13 +322,13 @@ def test_slurm_sweep_is_the_same_training(texts, tmp_path, model):
     expected = OmegaConf.to_container(
         convert_namespace_to_omegaconf(args), enum_to_str=True
     )
-    model, expected["model"] = config["model"], vars(args)
+    given = {**vars(PHMTransformerConfig()), **vars(args)}
+    model, expected["model"] = config["model"], given
     sides = {side: model.pop(side) for side in ("encoder", "decoder")}
     model.pop("_name")  # there is no architecture in hydra, only its values
     for section in ("optimizer", "lr_scheduler", "criterion", "model"):
         for name, value in config[section].items():
-            if value or name in expected[section]:  # flags that are not given are not
-                assert expected[section][name] == value, name
+            assert expected[section][name] == value, name
     for name in ("lr", "clip_norm", "update_freq"):
         assert config["optimization"][name] == expected["optimization"][name]
     assert config["dataset"]["max_tokens"] == expected["dataset"]["max_tokens"]
