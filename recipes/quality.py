@@ -229,6 +229,7 @@ class Benchmark:
             if trial.result.is_file():
                 trial.clean()
         in_threads(Trial.go, wanted, self.options.jobs)
+        self.record()
 
     def lines(self) -> List[Dict[str, Any]]:
         """What is known of all runs that are done."""
