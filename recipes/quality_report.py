@@ -215,7 +215,8 @@ def pictures(runs: Runs) -> Dict[str, bytes]:
 def _caption(runs: Runs) -> str:
     line = runs.of(DENSE, EQUAL_UPDATES)[0]
     seeds = len({line["seed"] for line in runs.lines})
-    text = f"{line['dense_updates']:,} updates, {seeds} seeds. Data: {data_text(line)}."
+    text = f"{line['dense_updates']:,} updates, {seeds} seed{'s' * (seeds > 1)}. "
+    text += f"Data: {data_text(line)}."
     text += f" Flags: `{line['extra']}`." if line.get("extra") else ""
     if "tokens_per_second" in line:
         text += f" Dense: {line['tokens_per_second']:,.0f} tokens a second"
