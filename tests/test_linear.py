@@ -23,6 +23,7 @@ VARIANTS = {
     "tensor": dict(n=3, rule=torch.randn(3, 3, 3)),
     "low rank": dict(n=4, rank=2),
     "rule rank": dict(n=4, rule_rank=4),
+    "rule rank 6": dict(n=4, rule_rank=6),
     "frozen rule rank": dict(n=3, rule_rank=2, freeze_rule=True),
     "dense low rank": dict(n=1, rank=2),
     "no bias": dict(n=2, bias=False),

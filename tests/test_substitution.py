@@ -65,7 +65,7 @@ def base_model(task, arch="phm_transformer", **options):
         (
             "phm_transformer",
             dict(phm_n=4, phm_rule_rank=4, phm_decoder_n=1),
-            18_874_368 // 4 + 24 * 48 + DENSE_44M - 18_874_368,
+            18_874_368 // 4 + 24 * 32 + DENSE_44M - 18_874_368,
         ),
     ],
 )

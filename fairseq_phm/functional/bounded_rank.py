@@ -88,9 +88,10 @@ def make_rule_factors(
 
     Args:
         start: ``"random"``: see :func:`random_rule_factors`. ``"learned"``: v and w are
-            equal and orthogonal, n columns at a time, and u the identity where R = n:
-            then the weights H of two layers with this rule have a product of the same
-            kind, as those of an associative algebra do.
+            equal and orthogonal, n columns at a time. Where R = n, u is the identity,
+            the R products T_r being free blocks whatever u is: then the weights H of
+            two layers with this rule have a product of the same kind, as those of an
+            associative algebra do.
         n, rank: sizes.
         generator: source of random numbers; default: torch's own.
 
@@ -105,7 +106,7 @@ def make_rule_factors(
     if start == "random":
         return u, v, w
     if rank == n:
-        u = torch.eye(n) * u.norm() / n**0.5
+        return torch.eye(n), v * v.norm(), v * v.norm()
     scale = bounded_rank_rule(u, v, v).square().mean() ** (-1 / 6)
     return u * scale, v * scale, v * scale
 

@@ -83,7 +83,8 @@ class PHMLinear(nn.Module):
         rule_rank: R > 0 gives a learned rule of CP rank R, A[i, p, q] =
             sum_r u[i, r] v[p, r] w[q, r]: ``rule_u``, ``rule_v``, ``rule_w`` (n, R) are
             its factors then, and ``rule`` is None. For many tokens the layer takes
-            about R/n^2 of a dense layer's time, see ``bounded_rank_linear``.
+            about R/n^2 of a dense layer's time, see ``bounded_rank_linear``. With R = n
+            and the start ``"learned"`` u stays the identity, a buffer.
         rule_lr: learning rate of the rule, or of u, v, w, in learning rates of the
             optimizer; default: see ``default_rule_lr``. 1 keeps ``rule`` itself as the
             parameter. Powers of two are exact: saving and loading changes no bit.
@@ -170,7 +171,8 @@ class PHMLinear(nn.Module):
             made = {"rule": make_rule(rule, n, generator)}
         for name, values in made.items():
             values = values.to(device, dtype or torch.get_default_dtype())
-            self._hold(name, values, freeze_rule)
+            fixed = name == "rule_u" and rule_rank == n and rule == "learned"
+            self._hold(name, values, freeze_rule or fixed)
         for name, scaled in SCALED.items():
             if not hasattr(self, name):
                 self.register_parameter(name, None)
@@ -275,19 +277,18 @@ class PHMLinear(nn.Module):
 
     def full_rule(self) -> Optional[Tensor]:
         """A, of shape (n, n, n): ``rule``, or that of its factors; None for n = 1."""
-        scaled_u = self.scaled_rule_u
-        if scaled_u is not None:
-            return bounded_rank_rule(
-                times_rate(scaled_u, self.rule_lr),
-                times_rate(self.scaled_rule_v, self.rule_lr),
-                times_rate(self.scaled_rule_w, self.rule_lr),
-            )
-        if self.rule_u is not None:
+        lr, v = self.rule_lr, self.scaled_rule_v
+        if v is None:
+            if self.rule_v is None:
+                A = self.scaled_rule
+                return self.rule if A is None else times_rate(A, lr)
             return bounded_rank_rule(self.rule_u, self.rule_v, self.rule_w)
-        scaled = self.scaled_rule
-        if scaled is None:
-            return self.rule
-        return times_rate(scaled, self.rule_lr)
+        u = self.scaled_rule_u
+        return bounded_rank_rule(
+            self.rule_u if u is None else times_rate(u, lr),
+            times_rate(v, lr),
+            times_rate(self.scaled_rule_w, lr),
+        )
 
     def full_blocks(self) -> Tensor:
         """S, of shape (n, out/n, in/n): ``blocks``, or U V for low-rank blocks."""
@@ -390,7 +391,7 @@ class PHMLinear(nn.Module):
             text += f", rule_rank={self.rule_rank}"
         if any(self._parameters.get(scaled) is not None for scaled in SCALED.values()):
             text += f", rule_lr={self.rule_lr:g}"
-        if "rule" in self._buffers or "rule_u" in self._buffers:
+        if "rule" in self._buffers or "rule_v" in self._buffers:
             text += ", frozen rule"
         if self.borrowed:
             text += f", shares {' and '.join(self.borrowed)}"
