@@ -225,8 +225,8 @@ def test_numpy_integers_are_sizes():
 SHARED = {
     "a rate": (dict(rule_lr=8), ["rule"]),
     "rate 1": (dict(rule_lr=1), ["rule"]),
-    "rule rank": (dict(rule_rank=2, rule_lr=8), ["rule_u", "rule_v", "rule_w"]),
-    "rule rank, rate 1": (dict(rule_rank=2, rule_lr=1), ["rule_u", "rule_v", "rule_w"]),
+    "rule rank": (dict(rule_rank=3, rule_lr=8), ["rule_u", "rule_v", "rule_w"]),
+    "rule rank, rate 1": (dict(rule_rank=3, rule_lr=1), ["rule_u", "rule_v", "rule_w"]),
 }
 
 
