@@ -20,7 +20,7 @@ from fairseq_phm.functional import default_rule_lr
 
 RULES = {
     "full": (dict(), ["rule"]),
-    "rule rank": (dict(rule_rank=4), ["rule_u", "rule_v", "rule_w"]),
+    "rule rank": (dict(rule_rank=6), ["rule_u", "rule_v", "rule_w"]),
 }
 
 

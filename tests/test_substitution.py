@@ -159,6 +159,17 @@ def test_checkpoints_of_unshared_rules_load_by_default(task, rank):
     again.load_state_dict(model.state_dict())
 
 
+@pytest.mark.parametrize("share", [None, "none"])
+def test_checkpoints_of_cp_rules_with_a_learned_u_load(task, share):
+    old = tiny_transformer(
+        task, phm_share_rule="none", phm_rule="random", phm_rule_rank=4
+    )
+    model = tiny_transformer(task, seed=1, phm_share_rule=share, phm_rule_rank=4)
+    model.load_state_dict(old.state_dict())
+    batch = padded_batch(task)
+    torch.testing.assert_close(model(**batch)[0], old(**batch)[0])
+
+
 @pytest.mark.parametrize("share", SHARE_RULE)
 @pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("factor", ["scaled_rule", "scaled_rule_v"])

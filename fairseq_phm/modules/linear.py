@@ -1,5 +1,6 @@
 """PHMLinear, a drop-in for ``nn.Linear`` with 1/n of its weights."""
 
+import copy
 import math
 import weakref
 from typing import Any, Dict, List, Optional, Tuple, Union
@@ -205,7 +206,7 @@ class PHMLinear(nn.Module):
                 self.register_parameter(name, lent)
             elif lender._buffers.get(name) is not None:
                 self.register_buffer(name, lender._buffers[name])
-        self.borrowed = tuple(name for name in RULES if self.held(name) is not None)
+        self.borrowed = tuple(name for name in RULES if self._learns(name))
 
     def _borrow_parameter(
         self, rule: nn.Parameter, dtype: Optional[torch.dtype]
@@ -219,11 +220,10 @@ class PHMLinear(nn.Module):
 
     def own_rule(self) -> None:
         """Go on with a copy of a rule that was shared."""
-        for name in RULES:
-            held = self.held(name)
-            if name in self.borrowed and held is not None:
-                key = name if self._parameters.get(name) is held else SCALED[name]
-                self.register_parameter(key, nn.Parameter(held.detach().clone()))
+        for held in (*RULES, *SCALED.values()):
+            for kept in (self._parameters, self._buffers):
+                if kept.get(held) is not None:
+                    kept[held] = copy.deepcopy(kept[held])
         self.borrowed = tuple(name for name in self.borrowed if name not in RULES)
 
     def __getattr__(self, name: str) -> Any:
@@ -401,10 +401,14 @@ class PHMLinear(nn.Module):
     # out of one that already holds it, under the name of its owner or of another
     # borrower, and may be missing when one is loaded.
 
-    def held(self, name: str) -> Optional[nn.Parameter]:
-        """The parameter behind a factor of :data:`STORED`; None where there is none."""
-        scaled = self._parameters.get(SCALED.get(name, ""))
-        return self._parameters.get(name) if scaled is None else scaled
+    def held(self, name: str) -> Optional[Tensor]:
+        """The parameter or buffer behind a factor of :data:`STORED`, or None."""
+        kept = {**self._buffers, **self._parameters}
+        scaled = kept.get(SCALED.get(name, ""))
+        return kept.get(name) if scaled is None else scaled
+
+    def _learns(self, name: str) -> bool:
+        return isinstance(self.held(name), nn.Parameter)
 
     def _save_to_state_dict(
         self, destination: Dict[str, Any], prefix: str, keep_vars: bool
@@ -416,7 +420,7 @@ class PHMLinear(nn.Module):
                 destination[prefix + name] = value * self.rule_lr
         for name in STORED:
             held, key = self.held(name), prefix + name
-            if held is None:
+            if held is None or name in self._buffers:
                 continue
             saved = _saved.get(held)
             earlier = None if saved is None else saved()
@@ -502,7 +506,7 @@ class PHMLinearRows(PHMLinear):
             else nn.Parameter(fused.bias.detach()[start:stop].clone())
         )
         self.borrowed = (
-            tuple(name for name in STORED if self.held(name) is not None)
+            tuple(name for name in STORED if self._learns(name))
             if borrow
             else fused.borrowed
         )
