@@ -285,10 +285,19 @@ def test_encoder_parameters_of_the_paper(options, count):
 
 
 @pytest.mark.parametrize(
-    "n, count", [(1, 393_216), (2, 196_704), (4, 99_072), (8, 55_296)]
+    "n, share, count",
+    [
+        (1, "none", 393_216),
+        (2, "none", 196_704),  # the paper's counts: a rule for each projection
+        (4, "none", 99_072),
+        (8, "none", 55_296),
+        (4, None, 98_304 + 8 * 64),
+        (8, "block", 49_152 + 6 * 512),
+    ],
 )
-def test_agreement_encoder_has_the_papers_weights(n, count):
-    model = PHMTransformerClassifier.build_model(SimpleNamespace(phm_n=n), Words(1))
+def test_agreement_encoder_has_the_papers_weights(n, share, count):
+    options = SimpleNamespace(phm_n=n, phm_share_rule=share)
+    model = PHMTransformerClassifier.build_model(options, Words(1))
     biases_and_norms = sum(
         p.numel() for name, p in model.encoder.named_parameters()
         if name.endswith("bias") or "norm" in name

@@ -132,6 +132,17 @@ def test_saving_and_loading_changes_no_bit(name, dtype):
         assert torch.equal(getattr(plain, name), getattr(layer, name))
 
 
+@pytest.mark.parametrize("options", [dict(rule_lr=1), dict(freeze_rule=True)])
+def test_a_rule_without_a_rate_can_be_set(options):
+    layer = PHMLinear(8, 8, 2, **options)
+    other = PHMLinear(8, 8, 2, rule=layer, **options)
+    layer.rule = layer.rule + 1
+    assert torch.equal(layer.weight, PHMLinear.build_weight(layer))
+    assert layer.rule.sum() == 8 + 2
+    assert layer.rule.requires_grad == ("rule_lr" in options)
+    assert (other.rule.sum() == 8 + 2) == ("rule_lr" in options)
+
+
 def test_a_rule_can_be_set():
     layer = PHMLinear(8, 8, 2, rule_lr=8)
     layer.rule = torch.arange(8.0).view(2, 2, 2)

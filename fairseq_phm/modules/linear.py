@@ -238,15 +238,22 @@ class PHMLinear(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """``layer.rule = A`` sets A; a new ``nn.Parameter`` becomes the rule itself."""
-        if name in SCALED and "_parameters" in self.__dict__:
-            scaled = self._parameters.get(SCALED[name])
+        if name in SCALED and isinstance(value, Tensor) and "_parameters" in vars(self):
             if isinstance(value, nn.Parameter):
                 self._parameters[SCALED[name]] = None
-            elif scaled is not None:
-                with torch.no_grad():
-                    scaled.copy_(value / self.rule_lr)
+            elif self._learns(name):
+                self._set(name, value)
                 return
         super().__setattr__(name, value)
+
+    @torch.no_grad()
+    def _set(self, name: str, values: Tensor) -> None:
+        """Give a factor of the rule these values, whatever holds it."""
+        scaled = self._parameters.get(SCALED[name])
+        if scaled is None:
+            getattr(self, name).copy_(values)
+        else:
+            scaled.copy_(values / self.rule_lr)
 
     @property
     def weight(self) -> Tensor:
@@ -360,11 +367,7 @@ class PHMLinear(nn.Module):
         elif self.start:
             made = {"rule": make_rule(self.start, self.n, generator)}
         for name, values in made.items():
-            scaled = self._parameters.get(SCALED[name])
-            if scaled is None:
-                getattr(self, name).copy_(values)
-            else:
-                scaled.copy_(values / self.rule_lr)
+            self._set(name, values)
         for factor in (self.blocks, self.blocks_u, self.blocks_v):
             if factor is not None:
                 factor.copy_(torch.rand(factor.shape, generator=generator) * 2 - 1)
