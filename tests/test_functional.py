@@ -6,10 +6,13 @@ import torch
 
 from fairseq_phm.functional import (
     ALGEBRAS,
+    STARTS,
+    bounded_rank_rule,
     check_sizes,
     kronecker_sum,
     low_rank_blocks,
     make_rule,
+    make_rule_factors,
     materialize,
     multiplication_rule,
     phm_linear,
@@ -175,3 +178,17 @@ def test_rule_errors():
         make_rule("quaternion", 8)
     with pytest.raises(ValueError, match="has size 2x2x3, but n=2 needs 2x2x2"):
         make_rule(torch.zeros(2, 2, 3), 2)
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("n", [2, 3, 4, 8, 16])
+def test_factors_start_with_entries_of_the_size_1(start, n):
+    """Then the size of blocks follows from that of H, and one learning rate suits."""
+    rule = make_rule(start, n)
+    assert rule[rule != 0].square().mean().item() == pytest.approx(1, rel=1e-4)
+    for rank in {1, n - 1, n, n + 1, 2 * n, n * n}:
+        factors = make_rule_factors(start, n, rank)
+        assert all(factor.shape == (n, rank) for factor in factors)
+        assert all(0.2 < factor.square().mean() ** 0.5 < 2 for factor in factors)
+        square = bounded_rank_rule(*factors).square().mean().item()
+        assert square == pytest.approx(1, rel=1e-4)

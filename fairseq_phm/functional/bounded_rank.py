@@ -106,7 +106,8 @@ def make_rule_factors(
     if start == "random":
         return u, v, w
     if rank == n:
-        return torch.eye(n), v * v.norm(), v * v.norm()
+        v = v * (n / v.norm())
+        return torch.eye(n), v, v
     scale = bounded_rank_rule(u, v, v).square().mean() ** (-1 / 6)
     return u * scale, v * scale, v * scale
 
