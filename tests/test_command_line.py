@@ -246,10 +246,10 @@ SIZES = dict(embed_dim=32, ffn_embed_dim=64, layers=1, attention_heads=4)
 HYDRA = {
     "nested": {
         "_name": "phm_transformer", "phm_n": 8, "phm_share_rule": "layer",
-        "encoder": SIZES, "decoder": SIZES,
+        "phm_rule_lr": 16.0, "encoder": SIZES, "decoder": SIZES,
     },
     "flat": {
-        "_name": "phm_transformer", "phm_n": 8, "phm_share_rule": "layer",
+        "_name": "phm_transformer", "phm_n": 8,
         **{f"{s}_{k}": v for s in ("encoder", "decoder") for k, v in SIZES.items()},
     },
     "lstm": {
@@ -269,7 +269,9 @@ def test_hydra(corpus, tmp_path, name):
         assert state["encoder.lstm.cells.0.ih.0.blocks"].shape == (8, 8, 2)
     else:
         assert state["encoder.layers.0.fc1.blocks"].shape == (8, 8, 4)
-        assert "encoder.layers.0.fc1.rule" not in state  # stored once a layer
+        left_out = {"nested": "fc1.rule", "flat": "self_attn.q_proj.rule"}[name]
+        assert "encoder.layers.0.self_attn.k_proj.rule" in state
+        assert f"encoder.layers.0.{left_out}" not in state  # stored with its owner
     output = run("generate", corpus / "bin", "--path", checkpoint, *GENERATE)
     assert len(hypotheses(output)) == LINES["test"]
 
@@ -325,6 +327,7 @@ def test_installed_plugin_by_name_from_any_folder(corpus, trained, tmp_path):
         (["--phm-rule", "octonion"], "rule 'octonion' has size 8x8x8, but n=4"),
         (["--quant-noise-pq", "0.1"], "quant-noise does not work with PHM layers"),
         (["--phm-share-rule", "everywhere"], "invalid choice: 'everywhere'"),
+        (["--phm-rule-lr", "0"], "rule_lr must be a number above 0, got 0"),
     ],
 )
 def test_bad_flags_end_in_one_clear_line(corpus, tmp_path, flags, message):
