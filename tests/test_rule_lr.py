@@ -264,9 +264,12 @@ def test_resumed_training_goes_on_bit_for_bit():
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
 def test_default_rates_are_powers_of_two(n):
     for width in (64, 128, 256, 512, 1024, 2048, 4096):
-        rate = default_rule_lr(width, 2 * width, n)
-        assert rate >= 1 and rate.hex().startswith("0x1.0000000000000p")
-    assert PHMLinear(64, 96, n).rule_lr == default_rule_lr(64, 96, n)
+        for rank in (0, n):
+            rate = default_rule_lr(width, 2 * width, rank)
+            assert rate >= 1 and rate.hex().startswith("0x1.0000000000000p")
+    assert PHMLinear(64, 96, n).rule_lr == default_rule_lr(64, 96) == 4
+    assert PHMLinear(64, 96, n, rule_rank=n).rule_lr == 2
+    assert PHMLinear(64, 96, n, rule_rank=n, rule_lr=3).rule_lr == 3
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "8", True])

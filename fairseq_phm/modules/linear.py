@@ -136,7 +136,7 @@ class PHMLinear(nn.Module):
         check_rule_rank(rule_rank, n, lender is not None or is_start(rule))
         self.start = rule if is_start(rule) and n > 1 else ""
         if rule_lr is None:
-            rule_lr = default_rule_lr(in_features, out_features, n, rule_rank)
+            rule_lr = default_rule_lr(in_features, out_features, rule_rank)
         self.rule_lr = check_rule_lr(rule_lr)
         self.borrowed: Tuple[str, ...] = ()
         self.cache = WeightCache()
