@@ -123,9 +123,8 @@ def default_rule_lr(in_features: int, out_features: int, rule_rank: int = 0) -> 
     1, those of blocks of about 1/sqrt(in): at one rate the rule hardly moves. As good
     learning rates fall about as 1 / width, a rate in proportion to the width keeps a
     rule's steps at a few hundredths of its size: on small Transformers (width 128, peak
-    4e-3) 8 was better than 1 for n = 4; with 32, and 16 for n = 2, the steps were too
-    long. Half of it was better for the factors of a rule of bounded rank, whose steps
-    add up.
+    4e-3, n = 4) 8 was better than 1, and with 32 the steps were too long. Half of it
+    was better for the factors of a rule of bounded rank, whose steps add up.
 
     Returns:
         The power of two nearest to min(in, out) / 16, at least 1; half for a rule of
