@@ -189,6 +189,7 @@ def test_factors_start_with_entries_of_the_size_1(start, n):
     for rank in {1, n - 1, n, n + 1, 2 * n, n * n}:
         factors = make_rule_factors(start, n, rank)
         assert all(factor.shape == (n, rank) for factor in factors)
+        assert len({factor.data_ptr() for factor in factors}) == 3
         assert all(0.2 < factor.square().mean() ** 0.5 < 2 for factor in factors)
         square = bounded_rank_rule(*factors).square().mean().item()
         assert square == pytest.approx(1, rel=1e-4)

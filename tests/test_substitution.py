@@ -176,6 +176,7 @@ def test_checkpoints_of_cp_rules_with_a_learned_u_load(task, share):
 def test_shared_rules(task, share, fuse, factor):
     rank = 2 * factor.endswith("v")
     options = dict(phm_share_rule=share, phm_fuse_qkv=fuse, phm_rule_rank=rank)
+    options["phm_rule_lr"] = 4
     model = tiny_transformer(task, **options)
     maps = find_maps(model, types=(PHMLinear,))
     assert len(maps) == 2 * 6 + 2 * 10

@@ -107,7 +107,7 @@ def make_rule_factors(
         return u, v, w
     if rank == n:
         v = v * (n / v.norm())
-        return torch.eye(n), v, v
+        return torch.eye(n), v, v.clone()
     scale = bounded_rank_rule(u, v, v).square().mean() ** (-1 / 6)
     return u * scale, v * scale, v * scale
 
