@@ -109,23 +109,35 @@ def test_interactive_and_validate(corpus, trained):
     assert re.search(r"valid_loss.*\d", output)
 
 
+def assert_same_weights(one, other):
+    """The last checkpoints in these folders hold weights that are close."""
+    first, second = (
+        torch.load(folder / "checkpoint_last.pt", weights_only=False)["model"]
+        for folder in (one, other)
+    )
+    assert first.keys() == second.keys()
+    for key in first:
+        if key.endswith("_float_tensor"):  # a device marker that fairseq never fills
+            continue
+        torch.testing.assert_close(first[key], second[key], atol=1e-4, rtol=1e-3)
+
+
+def test_two_half_batches_make_the_update_of_the_whole(corpus, tmp_path):
+    flags = ["--max-tokens", "4000", "--dropout", "0", "--disable-validation"]
+    train(corpus, tmp_path / "whole", *flags, "--batch-size", "100")
+    train(
+        corpus, tmp_path / "halves", *flags, "--batch-size", "50", "--update-freq", "2"
+    )
+    assert_same_weights(tmp_path / "halves", tmp_path / "whole")
+
+
 def test_resume_goes_on_as_if_never_stopped(corpus, tmp_path):
     flags = ["--save-interval-updates", "3", "--disable-validation", "--dropout", "0"]
     train(corpus, tmp_path / "whole", *flags, updates=6)
     train(corpus, tmp_path / "parts", *flags, updates=3)
     output = train(corpus, tmp_path / "parts", *flags, updates=6)
     assert "Loaded checkpoint" in output
-
-    def weights(folder):
-        path = tmp_path / folder / "checkpoint_last.pt"
-        return torch.load(path, weights_only=False)["model"]
-
-    whole, parts = weights("whole"), weights("parts")
-    assert whole.keys() == parts.keys()
-    for key in whole:
-        if key.endswith("_float_tensor"):  # a device marker that fairseq never fills
-            continue
-        torch.testing.assert_close(parts[key], whole[key], atol=1e-4, rtol=1e-3)
+    assert_same_weights(tmp_path / "parts", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
