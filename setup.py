@@ -11,9 +11,9 @@ setup(
     license="MIT",
     python_requires=">=3.9",
     packages=find_packages(include=["fairseq_phm", "fairseq_phm.*"]),
-    install_requires=["numpy", "torch>=2.0", "sentencepiece", "sacrebleu"],
+    install_requires=["numpy", "torch>=2.0"],
     extras_require={
-        "fairseq": ["fairseq-fixed==0.12.3.1"],
+        "fairseq": ["fairseq-fixed==0.12.3.1", "sacrebleu", "sentencepiece"],
         "recipes": [
             "babel",
             "filelock",
@@ -21,6 +21,8 @@ setup(
             "nltk",
             "num2words",
             "requests",
+            "sacrebleu",
+            "sentencepiece",
             "tabulate",
             "tomli; python_version < '3.11'",
             "tqdm",

@@ -1,49 +1,67 @@
-"""Parameterized hypercomplex multiplication (PHM) layers and models for fairseq."""
+"""Parameterized hypercomplex multiplication (PHM) layers, and models for fairseq.
 
-from .fairseq_compat import (
-    allow_fairseq_checkpoints,
-    import_user_dir_once,
-    require_fairseq,
-    show_in_one_line,
-    warn_of_optimizers_that_scale,
-)
+The layers need torch alone. Models and tasks register when fairseq is installed.
+"""
 
-require_fairseq()
-allow_fairseq_checkpoints()
-import_user_dir_once(__name__)
-warn_of_optimizers_that_scale()
+from importlib import import_module, util
+from typing import Any, List
 
-from .functional import multiplication_rule, phm_linear  # noqa: E402
-from .models import (  # noqa: E402
-    PHMLSTMClassifier,
-    PHMLSTMConfig,
-    PHMLSTMModel,
-    PHMTransformerClassifier,
-    PHMTransformerConfig,
-    PHMTransformerModel,
-)
-from .modules import PHMLSTM, PHMLinear, PHMLSTMCell  # noqa: E402
-from .substitution import count_parameters, substitute, substitute_lstm  # noqa: E402
-from .tasks import DataError, TSVClassificationTask  # noqa: E402
+from .errors import DataError
+from .functional import multiplication_rule, phm_linear
+from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
+from .spec import PHMSpec
+from .substitution import count_parameters, substitute, substitute_lstm
 
-show_in_one_line(DataError)
+FAIRSEQ_NAMES = {
+    "PHMLSTMClassifier": "models",
+    "PHMLSTMConfig": "models",
+    "PHMLSTMModel": "models",
+    "PHMTransformerClassifier": "models",
+    "PHMTransformerConfig": "models",
+    "PHMTransformerModel": "models",
+    "TSVClassificationTask": "tasks",
+}
+"""What needs fairseq -> the package that has it."""
 
 __version__ = "0.1.0"
 __all__ = [
     "DataError",
     "PHMLSTM",
     "PHMLSTMCell",
-    "PHMLSTMClassifier",
-    "PHMLSTMConfig",
-    "PHMLSTMModel",
     "PHMLinear",
-    "PHMTransformerClassifier",
-    "PHMTransformerConfig",
-    "PHMTransformerModel",
-    "TSVClassificationTask",
+    "PHMSpec",
     "count_parameters",
     "multiplication_rule",
     "phm_linear",
     "substitute",
     "substitute_lstm",
+    *FAIRSEQ_NAMES,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a model or task; ImportError names the command that installs fairseq."""
+    if name not in FAIRSEQ_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require_fairseq(name)
+    return getattr(import_module(f".{FAIRSEQ_NAMES[name]}", __name__), name)
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})
+
+
+def require_fairseq(name: str) -> None:
+    """Raise ImportError, in one line with the command to run, without fairseq."""
+    if not util.find_spec("fairseq"):
+        raise ImportError(
+            f"fairseq_phm.{name} needs fairseq: pip install 'fairseq_phm[fairseq]' "
+            "(or, in a clone, pip install '.[fairseq]')"
+        )
+
+
+if util.find_spec("fairseq"):
+    from .fairseq_compat import prepare_fairseq
+
+    prepare_fairseq(__name__)
+    from . import models, tasks  # noqa: F401, registers them

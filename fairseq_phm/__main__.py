@@ -2,9 +2,11 @@
 
 import argparse
 
-from fairseq.models import MODEL_REGISTRY
+from . import require_fairseq
 
-from . import models  # noqa: F401, registers them
+require_fairseq("models")
+
+from fairseq.models import MODEL_REGISTRY  # noqa: E402
 
 MODELS = [name for name in MODEL_REGISTRY if name.startswith("phm_")]
 

@@ -6,7 +6,6 @@ python -m fairseq_phm.average --inputs checkpoints --output checkpoints/averaged
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from pathlib import Path
@@ -15,18 +14,15 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import torch
 from torch import Tensor
 
+from .checkpoint import find_rules, read_checkpoint, write_checkpoint
+from .errors import DataError
 from .functional import kronecker_sum
-from .substitution.swap import PAIRS
-from .tasks import DataError
 
 MEANS = ("factors", "weights")
 """Mean of rules and of blocks, or of the weights H that they make."""
 
 NUMBERED = (r"checkpoint_\d+_(\d+)\.pt", r"checkpoint(\d+)\.pt")
 """fairseq's names of checkpoints by updates, and by epochs."""
-
-FACTORED = {"blocks_u": "low-rank blocks", "rule_u": "a rule of bounded rank"}
-"""Entries of layers whose H has no nearest one of their own kind that is known."""
 
 
 class Average(NamedTuple):
@@ -62,7 +58,7 @@ def average(paths: List[Path], mean: str = "factors") -> Average:
 
     Raises:
         DataError: no input, one that is no checkpoint, inputs of different entries or
-            sizes, or low-rank blocks or rules of bounded rank with ``weights``.
+            sizes, or low-rank blocks or CP rules with ``weights``.
     """
     if not paths:
         raise DataError("no checkpoints to average")
@@ -77,7 +73,10 @@ def average(paths: List[Path], mean: str = "factors") -> Average:
         if newest:
             _check_same(model, path, newest["model"], paths[0])
         else:
-            layers = _layers_of_rules(model, path, mean)
+            layers, problem = find_rules(model)
+            if problem and mean == "weights":
+                raise DataError(f"{path}: {problem}: use --mean factors")
+            layers = {} if problem else layers
             factors = {key: [] for rule in layers for key in (rule, *layers[rule])}
         for key, value in model.items():
             if key in factors:
@@ -186,42 +185,6 @@ def find_checkpoints(inputs: List[Path], count: int) -> List[Path]:
     return found
 
 
-def read_checkpoint(path: Path) -> Dict[str, Any]:
-    """A checkpoint of fairseq, on the CPU.
-
-    Raises:
-        DataError: the file cannot be read or is no such checkpoint.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # what pickle raises for other files is of any kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: no checkpoint: {reason}") from None
-    model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
-    if not isinstance(model, dict) or not all(map(torch.is_tensor, model.values())):
-        raise DataError(f"{path}: no checkpoint of fairseq: it has no 'model'")
-    return checkpoint
-
-
-def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; the file appears only when it is complete.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise DataError(f"{path}: {reason}") from None
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -263,53 +226,6 @@ def main() -> None:
             f"largest |H - mean H| / |mean H|, mean of {kind}: "
             f"{max(distances.values()):.3g}{' (written)' * (kind == options.mean)}"
         )
-
-
-def _layers_of_rules(
-    model: Dict[str, Tensor], path: Path, mean: str
-) -> Dict[str, List[str]]:
-    """Names of the rules in a state dict -> names of the blocks that go with each.
-
-    A shared rule is stored once, with one of its layers, and belongs to all layers of
-    the same n below some module: it is the one with the most of the path in common.
-    Nothing is found where only the mean of the factors fits.
-    """
-    rules = {key.rpartition(".")[0]: key for key in model if _last(key) == "rule"}
-    layers: Dict[str, List[str]] = {}
-    problem = next(
-        (
-            f"{key.rpartition('.')[0]} has {FACTORED[_last(key)]}"
-            for key in model
-            if _last(key) in FACTORED
-        ),
-        "",
-    )
-    for key, value in model.items():
-        owner = key.rpartition(".")[0]
-        if _last(key) != "blocks" or len(value) == 1:
-            continue
-        if owner not in rules:
-            common = {
-                other: len(os.path.commonprefix([owner.split("."), other.split(".")]))
-                for other, rule in rules.items()
-                if len(model[rule]) == len(value)
-            }
-            nearest = [o for o in common if common[o] == max(common.values())]
-            if len(nearest) > 1:  # q and k, or v and out
-                pair = PAIRS.get(_last(owner))
-                nearest = [o for o in nearest if PAIRS.get(_last(o)) == pair]
-            if len(nearest) != 1:
-                problem = problem or f"cannot tell whose rule {owner} shares"
-                continue
-            owner = nearest[0]
-        layers.setdefault(rules[owner], []).append(key)
-    if problem and mean == "weights":
-        raise DataError(f"{path}: {problem}: use --mean factors")
-    return {} if problem else layers
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
 
 
 def _check_same(

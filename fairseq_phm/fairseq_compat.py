@@ -6,26 +6,23 @@ import argparse
 import functools
 import logging
 import os
-import sys
-from typing import Any, Callable, Type
+from typing import Any, Callable
 
 import numpy as np
 import torch
 from torch import nn
 
 
-def require_fairseq() -> None:
-    """Raise ImportError with the command that installs fairseq when there is none."""
+def prepare_fairseq(package: str) -> None:
+    """Make fairseq work with this plugin and with today's torch.
+
+    Args:
+        package: the plugin's name.
+    """
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
-    try:
-        import fairseq  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "fairseq":
-            raise
-        raise ImportError(
-            "fairseq_phm needs fairseq: pip install 'fairseq_phm[fairseq]' "
-            "(or, in a clone, pip install '.[fairseq]')"
-        ) from None
+    allow_fairseq_checkpoints()
+    import_user_dir_once(package)
+    warn_of_optimizers_that_scale()
 
 
 def allow_fairseq_checkpoints() -> None:
@@ -104,19 +101,6 @@ def _optimizer_that_scales(cfg: Any) -> str:
     if name == "adafactor" and getattr(cfg, "scale_parameter", False):
         return "Adafactor with --scale-parameter"
     return ""
-
-
-def show_in_one_line(kind: Type[Exception]) -> None:
-    """Let a program that ends with an error of this kind print its message alone."""
-    others = sys.excepthook
-
-    def show(error_type: type, error: BaseException, trace: Any) -> None:
-        if issubclass(error_type, kind):
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            others(error_type, error, trace)
-
-    sys.excepthook = show
 
 
 BETTER_TRANSFORMER_COPIES = tuple(

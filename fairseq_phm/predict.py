@@ -15,7 +15,9 @@ import torch
 from fairseq import utils
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 
-from .tasks import DataError, TSVClassificationTask
+from .errors import DataError
+from .files import written_whole
+from .tasks import TSVClassificationTask
 from .tasks.tsv import read_examples
 
 
@@ -88,18 +90,13 @@ def predict(
 def write(predictions: Predictions, path: Path) -> None:
     """Write a TSV file: its header, then the label and all scores of each row.
 
-    The file appears only when it is complete.
+    Raises:
+        DataError: the file cannot be written; it appears only when it is complete.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            print("label", *predictions.labels, sep="\t", file=file)
-            for label, row in zip(predictions.chosen, predictions.scores.tolist()):
-                print(label, *(f"{s:.6f}" for s in row), sep="\t", file=file)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f"{path}: {error.strerror}") from None
+    with written_whole(path, encoding="utf-8", newline="\n") as file:
+        print("label", *predictions.labels, sep="\t", file=file)
+        for label, row in zip(predictions.chosen, predictions.scores.tolist()):
+            print(label, *(f"{s:.6f}" for s in row), sep="\t", file=file)
 
 
 def main() -> None:

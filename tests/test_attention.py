@@ -10,9 +10,10 @@ from fairseq.modules import MultiheadAttention
 from fairseq.sequence_generator import SequenceGenerator
 from torch import nn
 
-from fairseq_phm.functional.linear import dense_linear, weight_first
-from fairseq_phm.modules import Attention, DenseLinear, PHMLinear, PHMLinearRows
-from fairseq_phm.modules.attention import repeats
+from fairseq_phm.functional import dense_linear
+from fairseq_phm.functional.weight_first import weight_first
+from fairseq_phm.modules import DenseLinear, PHMLinear, PHMLinearRows
+from fairseq_phm.modules.attention import Attention, repeats
 
 WIDTH, HEADS, BATCH, LENGTH = 16, 4, 6, 5
 MAPS = {

@@ -266,7 +266,7 @@ def spoiled(folder, make):
         ),
         (
             lambda f: write(f, tiny_transformer(Task(), phm_rule_rank=2), [1]),
-            "k_proj has a rule of bounded rank: use --mean factors",
+            "k_proj has a rule of CP rank R: use --mean factors",
         ),
         (
             lambda f: write(f, rules_of_others(), [1]),

@@ -1,6 +1,5 @@
 """The real command-line tools, as subprocesses, on a tiny corpus."""
 
-import json
 import os
 import random
 import re
@@ -365,17 +364,3 @@ def test_help_explains_every_flag():
         entry = re.search(rf"\n  --phm-{flag} (.*?)(?=\n  --|\Z)", text, re.DOTALL)
         assert entry and re.search(r"parameter|weights", entry[1]), flag
         assert re.search(r"speed|time|cheaper|product", entry[1]), flag
-
-
-def test_import_without_fairseq(tmp_path):
-    code = (
-        "import sys; sys.modules['fairseq'] = None\n"
-        "import fairseq_phm\n"
-    )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    assert done.returncode
-    last = done.stderr.strip().splitlines()[-1]
-    assert "pip install" in last and "fairseq" in last
-    assert json.dumps(last)

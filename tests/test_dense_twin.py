@@ -16,8 +16,8 @@ from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_phm import PHMLinear
 from fairseq_phm.fairseq_compat import leave_better_transformer
-from fairseq_phm.modules.linear import FACTORS
-from fairseq_phm.substitution import find_maps
+from fairseq_phm.modules.factors import FACTORS
+from fairseq_phm.substitution import find_projections
 
 VARIANTS = {
     "n=2": dict(phm_n=2),
@@ -41,7 +41,7 @@ def dense_twin(model, task, **options):
     twin = TransformerModel.build_model(args, task)
     leave_better_transformer(twin)
     state = model.state_dict()
-    for found in find_maps(model, types=(PHMLinear,)):
+    for found in find_projections(model, types=(PHMLinear,)):
         for name in FACTORS:
             state.pop(f"{found.path}.{name}", None)
         state[f"{found.path}.weight"] = found.module.weight.detach().clone()
@@ -73,7 +73,7 @@ def test_outputs_and_gradients(pair, task, training):
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
     model, twin = pair
     gradients = dict(twin.named_parameters())
-    maps = find_maps(model, types=(PHMLinear,))
+    maps = find_projections(model, types=(PHMLinear,))
     parameters = {id(p): p for found in maps for p in found.module.parameters()}
     expected = torch.autograd.grad(
         [found.module.weight for found in maps],

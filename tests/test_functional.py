@@ -7,17 +7,17 @@ import torch
 from fairseq_phm.functional import (
     ALGEBRAS,
     STARTS,
-    bounded_rank_rule,
-    check_sizes,
+    cp_rule,
     kronecker_sum,
     low_rank_blocks,
+    make_cp_factors,
     make_rule,
-    make_rule_factors,
     materialize,
     multiplication_rule,
     phm_linear,
     random_rule,
 )
+from fairseq_phm.spec import check_sizes
 
 
 def numpy_kronecker_sum(rule, blocks):
@@ -187,9 +187,21 @@ def test_factors_start_with_entries_of_the_size_1(start, n):
     rule = make_rule(start, n)
     assert rule[rule != 0].square().mean().item() == pytest.approx(1, rel=1e-4)
     for rank in {1, n - 1, n, n + 1, 2 * n, n * n}:
-        factors = make_rule_factors(start, n, rank)
+        factors = make_cp_factors(start, n, rank)
         assert all(factor.shape == (n, rank) for factor in factors)
         assert len({factor.data_ptr() for factor in factors}) == 3
         assert all(0.2 < factor.square().mean() ** 0.5 < 2 for factor in factors)
-        square = bounded_rank_rule(*factors).square().mean().item()
+        square = cp_rule(*factors).square().mean().item()
         assert square == pytest.approx(1, rel=1e-4)
+
+
+def test_former_names():
+    import fairseq_phm.functional as functional
+    import fairseq_phm.substitution as substitution
+
+    assert functional.bounded_rank_linear is functional.cp_linear
+    assert functional.exact_rule_factors is functional.fast_products
+    assert substitution.find_maps is substitution.find_projections
+    for module in (functional, substitution):
+        with pytest.raises(AttributeError, match="has no attribute 'other'"):
+            module.other  # noqa: B018

@@ -32,7 +32,7 @@ TINY = dict(
 VARIANTS = {
     "separate": {},
     "fused": dict(phm_gates="fused"),
-    "bidirectional": dict(encoder_bidirectional=True, phm_output_maps=True),
+    "bidirectional": dict(encoder_bidirectional=True, phm_output_projections=True),
     "n apart": dict(phm_encoder_n=2, phm_decoder_n=8),
     "rule rank": dict(phm_rule_rank=2),
     "quaternion": dict(phm_rule="quaternion", phm_freeze_rule=True, phm_rank=2),
@@ -82,6 +82,14 @@ def test_beam_search(pair, task):
     assert_same_hypotheses(pair, task)
 
 
+def test_former_name_of_output_projections(task):
+    options = [dict(phm_output_maps=True), dict(phm_output_projections=True)]
+    models = [build(PHMLSTMModel, "phm_lstm", task, **one) for one in options]
+    assert models[0].state_dict().keys() == models[1].state_dict().keys()
+    assert "decoder.layers.0.ih.0.rule" in models[0].state_dict()
+    assert any("attention" in key and "rule" in key for key in models[0].state_dict())
+
+
 def test_weights_are_built_once_a_sequence(task, monkeypatch):
     from fairseq_phm.modules import linear
 
@@ -105,7 +113,7 @@ def test_weights_are_built_once_a_sequence(task, monkeypatch):
 
 
 def test_what_is_replaced(task):
-    model = build(PHMLSTMModel, "phm_lstm", task, phm_output_maps=True)
+    model = build(PHMLSTMModel, "phm_lstm", task, phm_output_projections=True)
     assert isinstance(model.encoder.lstm, PHMLSTM)
     assert all(isinstance(cell, PHMLSTMCell) for cell in model.decoder.layers)
     assert isinstance(model.decoder.attention.output_proj, PHMLinear)

@@ -1,4 +1,4 @@
-"""Which maps become PHM layers, with which n, rule and variance."""
+"""Which projections become PHM layers, with which n, rule and variance."""
 
 import argparse
 import copy
@@ -12,7 +12,7 @@ from torch import nn
 
 from fairseq_phm import PHMLinear, PHMTransformerModel, count_parameters, substitute
 from fairseq_phm.models.architectures import SIZES
-from fairseq_phm.substitution import SHARE_RULE, find_maps
+from fairseq_phm.substitution import SHARE_RULE, find_projections
 
 DENSE_44M = 44_040_192
 
@@ -24,7 +24,7 @@ def base_model(task, arch="phm_transformer", **options):
 
 
 @pytest.mark.parametrize(
-    "arch,options,linear_maps",
+    "arch,options,projections",
     [
         ("phm_transformer", dict(phm_n=1), DENSE_44M),
         # Rules: 2 in each of 18 attention blocks and 24 in FFNs by default.
@@ -69,16 +69,16 @@ def base_model(task, arch="phm_transformer", **options):
         ),
     ],
 )
-def test_counts_of_the_base_model(task, arch, options, linear_maps):
+def test_counts_of_the_base_model(task, arch, options, projections):
     model = base_model(task, arch, **options)
     counts = count_parameters(model)
-    assert counts["linear_maps"] == linear_maps
+    assert counts["projections"] == projections
     assert counts["total"] == sum(p.numel() for p in model.parameters())
     biases = 18 * 4 * 512 + 12 * (2048 + 512)
     if arch == "phm_transformer_wide":
         biases = 18 * (3 * 1024 + 512) + 12 * (4096 + 512)
     norms = (12 + 18) * 2 * 512
-    assert counts["non_embedding"] == linear_maps + biases + norms
+    assert counts["non_embedding"] == projections + biases + norms
 
 
 def test_checkpoint_stores_each_number_once(task):
@@ -96,7 +96,7 @@ def test_checkpoint_stores_each_number_once(task):
             for key, value in model.state_dict().items()
             if key.rpartition(".")[2].startswith(("rule", "blocks"))
         ]
-        assert sum(stored) == count_parameters(model)["linear_maps"]
+        assert sum(stored) == count_parameters(model)["projections"]
         other = tiny_transformer(task, seed=1, share_all_embeddings=False, **options)
         other.load_state_dict(model.state_dict())
         batch = padded_batch(task)
@@ -129,7 +129,10 @@ def test_rules_that_differ_do_not_load_into_one(task):
 
 
 def layers_of(model):
-    return {found.path: found.module for found in find_maps(model, types=(PHMLinear,))}
+    return {
+        found.path: found.module
+        for found in find_projections(model, types=(PHMLinear,))
+    }
 
 
 def test_n_by_sublayer_and_stack(task):
@@ -178,31 +181,32 @@ def test_shared_rules(task, share, fuse, factor):
     options = dict(phm_share_rule=share, phm_fuse_qkv=fuse, phm_rule_rank=rank)
     options["phm_rule_lr"] = 4
     model = tiny_transformer(task, **options)
-    maps = find_maps(model, types=(PHMLinear,))
-    assert len(maps) == 2 * 6 + 2 * 10
+    found = find_projections(model, types=(PHMLinear,))
+    assert len(found) == 2 * 6 + 2 * 10
     scopes = {}
-    for found in maps:
-        attention = found.kind != "ffn"
-        block = found.owner_path if attention else found.path
-        fused = fuse and found.name in ("k_proj", "v_proj")
-        fused |= fuse and found.name == "q_proj" and found.kind == "self_attention"
-        alone = found.owner_path + " fused" if fused else found.path
-        value = found.name in ("v_proj", "out_proj") or fused
+    for one in found:
+        attention = one.kind != "ffn"
+        block = one.parent_path if attention else one.path
+        fused = fuse and one.name in ("k_proj", "v_proj")
+        fused |= fuse and one.name == "q_proj" and one.kind == "self_attention"
+        alone = one.parent_path + " fused" if fused else one.path
+        value = one.name in ("v_proj", "out_proj") or fused
         scope = {
             "none": alone,
             "value": block + " vo" if attention and value else alone,
             "pairs": block + (" vo" if value else " qk") * attention,
             "block": block,
-            "layer": found.layer,
-            "stack": found.stack,
+            "attention": block,
+            "layer": one.layer,
+            "stack": one.stack,
             "model": "",
         }[share]
-        scopes.setdefault(scope, set()).add(id(getattr(found.module, factor)))
+        scopes.setdefault(scope, set()).add(id(getattr(one.module, factor)))
     assert all(len(rules) == 1 for rules in scopes.values())
     assert len(set.union(*scopes.values())) == len(scopes)
 
 
-def test_fused_maps_are_one_phm_layer(task):
+def test_fused_projections_are_one_phm_layer(task):
     model = tiny_transformer(task, phm_fuse_qkv=True, phm_n=4)
     attention = model.decoder.layers[1].self_attn
     q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
@@ -252,29 +256,29 @@ def test_a_model_fairseq_does_not_know():
 
     model = nn.Sequential(Block(), Block())
     model[1].down = model[0].down
-    maps = {
+    projections = {
         "self_attention": ("query", "value"),
         "cross_attention": ("query", "key", "value", "mix"),
         "ffn": ("up", "down"),
     }
-    substitute(model, 2, ffn_n=4, maps=maps)
+    substitute(model, 2, ffn_n=4, projections=projections)
     assert isinstance(model[0].attention.key, nn.Linear)
     assert isinstance(model[0].head, nn.Linear)
     assert model[0].cross_attn.mix.bias is None
     assert model[0].up.n == 4 and model[1].attention.query.n == 2
     assert model[0].down is model[1].down
     assert len(layers_of(model)) == 0
-    with pytest.raises(ValueError, match="no linear map called fc1"):
-        substitute(nn.Linear(3, 3), 2, maps={"ffn": ("fc1",)})
+    with pytest.raises(ValueError, match="no linear projection called fc1"):
+        substitute(nn.Linear(3, 3), 2, projections={"ffn": ("fc1",)})
     with pytest.raises(ValueError, match="unknown kind of sublayer attention"):
-        substitute(model, 2, maps={"attention": ("query",)})
+        substitute(model, 2, projections={"attention": ("query",)})
 
 
-def test_only_chosen_maps_of_a_fairseq_model(task):
+def test_only_chosen_projections_of_a_fairseq_model(task):
     model = tiny_transformer(task, phm_n=1)
-    substitute(model, 4, maps={"ffn": ("fc1", "fc2")})
+    substitute(model, 4, projections={"ffn": ("fc1", "fc2")})
     assert {path.rpartition(".")[2] for path in layers_of(model)} == {"fc1", "fc2"}
-    substitute(model, 2, maps={"self_attention": ("q_proj", "k_proj")})
+    substitute(model, 2, projections={"self_attention": ("q_proj", "k_proj")})
     assert model.encoder.layers[0].self_attn.q_proj.n == 2
     assert isinstance(model.encoder.layers[0].self_attn.v_proj, nn.Linear)
 

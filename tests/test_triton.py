@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fairseq_phm import PHMLinear
-from fairseq_phm.functional import kronecker_sum, paths
+from fairseq_phm.functional import dispatch, kronecker_sum
 from fairseq_phm.functional.weight import kronecker_sums_by_bmm
 from fairseq_phm.modules import PHMLinearRows
-from fairseq_phm.modules.joint import JointProduct
+from fairseq_phm.modules.batched_projections import BatchedProjections
 
 pytest.importorskip("triton", minversion="3.0")
 from fairseq_phm.functional import triton_weight  # noqa: E402
@@ -142,10 +142,10 @@ def test_layers_take_it_where_it_is_chosen(monkeypatch):
     layers = [*rows, *alike, PHMLinear(8, 12, 2, rank=2, device=DEVICE)]
 
     def outputs():
-        return [layer(x) for layer in layers] + JointProduct()(alike, x)
+        return [layer(x) for layer in layers] + BatchedProjections()(alike, x)
 
     expected = outputs()
-    monkeypatch.setattr("fairseq_phm.functional.weight.triton_builds", lambda _: True)
+    monkeypatch.setattr("fairseq_phm.functional.dispatch.triton_builds", lambda _: True)
     monkeypatch.setattr(triton_weight, "kronecker_sums_by_triton", build)
     assert_near(outputs(), expected)
     assert calls == [1] * len(layers) + [3]
@@ -153,14 +153,16 @@ def test_layers_take_it_where_it_is_chosen(monkeypatch):
 
 def test_the_choice(monkeypatch):
     column = {(4, 512, 512, 0): 1, (4, 2048, 512, 0): 0}
-    paths.triton_wins.cache_clear()
-    monkeypatch.setattr(paths, "has_triton", lambda: True)
-    monkeypatch.setitem(paths.CROSSOVERS, ("cuda", "float16", "triton, built"), column)
-    assert paths.triton_wins(4, 500, 500, torch.float16)
-    assert not paths.triton_wins(4, 2048, 512, torch.float16)
-    assert not paths.triton_wins(4, 512, 512, torch.float64)
-    assert not paths.triton_builds(torch.zeros(4, 128, 128, dtype=torch.float16))
-    paths.triton_wins.cache_clear()
-    monkeypatch.setattr(paths, "has_triton", lambda: False)
-    assert not paths.triton_wins(4, 512, 512, torch.float16)
-    paths.triton_wins.cache_clear()
+    dispatch.triton_wins.cache_clear()
+    monkeypatch.setattr(dispatch, "has_triton", lambda: True)
+    monkeypatch.setitem(
+        dispatch.TUNING_TABLE, ("cuda", "float16", "triton, built"), column
+    )
+    assert dispatch.triton_wins(4, 500, 500, torch.float16)
+    assert not dispatch.triton_wins(4, 2048, 512, torch.float16)
+    assert not dispatch.triton_wins(4, 512, 512, torch.float64)
+    assert not dispatch.triton_builds(torch.zeros(4, 128, 128, dtype=torch.float16))
+    dispatch.triton_wins.cache_clear()
+    monkeypatch.setattr(dispatch, "has_triton", lambda: False)
+    assert not dispatch.triton_wins(4, 512, 512, torch.float16)
+    dispatch.triton_wins.cache_clear()

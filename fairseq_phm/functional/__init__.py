@@ -1,57 +1,70 @@
 """The mathematics of PHM layers: pure functions on tensors, no modules, no fairseq."""
 
-from .bounded_rank import (
-    bounded_rank_linear,
-    bounded_rank_rule,
-    exact_rule_factors,
-    make_rule_factors,
-    random_rule_factors,
+from typing import Any
+
+from .cp_rules import (
+    cp_linear,
+    cp_rule,
+    fast_products,
+    make_cp_factors,
+    random_cp_factors,
+)
+from .dispatch import (
+    choose_path,
+    dense_linear,
+    kronecker_sum,
+    kronecker_sums,
+    materialize,
+    phm_linear,
 )
 from .factored import factored_linear
-from .linear import dense_linear, phm_linear
-from .paths import choose_path
 from .rules import (
     ALGEBRAS,
     STARTS,
     associative_rule,
-    check_rule_lr,
-    check_rule_rank,
-    check_sizes,
     default_rule_lr,
-    is_start,
-    is_whole,
     make_rule,
     multiplication_rule,
     random_rule,
     times_rate,
 )
-from .weight import kronecker_sum, kronecker_sums, low_rank_blocks, materialize
+from .weight import low_rank_blocks
 
 __all__ = [
     "ALGEBRAS",
     "STARTS",
     "associative_rule",
-    "bounded_rank_linear",
-    "bounded_rank_rule",
-    "check_rule_lr",
-    "check_rule_rank",
-    "check_sizes",
     "choose_path",
+    "cp_linear",
+    "cp_rule",
     "default_rule_lr",
     "dense_linear",
-    "exact_rule_factors",
     "factored_linear",
-    "is_start",
-    "is_whole",
+    "fast_products",
     "kronecker_sum",
     "kronecker_sums",
     "low_rank_blocks",
+    "make_cp_factors",
     "make_rule",
-    "make_rule_factors",
     "materialize",
     "multiplication_rule",
     "phm_linear",
+    "random_cp_factors",
     "random_rule",
-    "random_rule_factors",
     "times_rate",
 ]
+
+FORMER_NAMES = {
+    "bounded_rank_linear": cp_linear,
+    "bounded_rank_rule": cp_rule,
+    "exact_rule_factors": fast_products,
+    "make_rule_factors": make_cp_factors,
+    "random_rule_factors": random_cp_factors,
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function by the name that it had before."""
+    if name in FORMER_NAMES:
+        return FORMER_NAMES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

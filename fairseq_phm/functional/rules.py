@@ -7,7 +7,6 @@ coefficient of the basis element e_p in the product e_i e_q.
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
 from typing import Optional, Union
 
 import torch
@@ -124,30 +123,17 @@ def default_rule_lr(in_features: int, out_features: int, rule_rank: int = 0) -> 
     learning rates fall about as 1 / width, a rate in proportion to the width keeps a
     rule's steps at a few hundredths of its size: on small Transformers (width 128, peak
     4e-3, n = 4) 8 was better than 1, and with 32 the steps were too long. Half of it
-    was better for the factors of a rule of bounded rank, whose steps add up.
+    was better for the factors of a rule of CP rank R, whose steps add up.
 
     Returns:
         The power of two nearest to min(in, out) / 16, at least 1; half for a rule of
-        bounded rank.
+        CP rank R.
 
     >>> default_rule_lr(128, 512), default_rule_lr(512, 512, rule_rank=8)
     (8.0, 16.0)
     """
     share = min(in_features, out_features) / (32 if rule_rank else 16)
     return 2.0 ** max(0, round(math.log2(share)))
-
-
-def check_rule_lr(rule_lr: float) -> float:
-    """The number as a float.
-
-    Raises:
-        ValueError: it is not a finite number above 0.
-    """
-    if isinstance(rule_lr, bool) or not isinstance(rule_lr, Real):
-        raise ValueError(f"rule_lr must be a number above 0, got {rule_lr!r}")
-    if not 0 < rule_lr < math.inf:
-        raise ValueError(f"rule_lr must be a number above 0, got {rule_lr!r}")
-    return float(rule_lr)
 
 
 def random_rule(n: int, generator: Optional[torch.Generator] = None) -> Tensor:
@@ -197,60 +183,6 @@ def make_rule(
     if not made.is_meta and not made.any():
         raise ValueError(f"{described} is zero everywhere")
     return made
-
-
-def check_sizes(in_features: int, out_features: int, n: int) -> None:
-    """Raise ValueError, naming the nearest n that fit, unless n divides both sizes.
-
-    >>> check_sizes(512, 2048, 3)
-    Traceback (most recent call last):
-    ...
-    ValueError: n=3 does not fit in_features=512, out_features=2048: n must be at \
-least 1 and divide both; nearest n that fit: 2, 4
-    """
-    sizes = f"in_features={in_features}, out_features={out_features}"
-    for size in (in_features, out_features):
-        if not is_whole(size) or size < 1:
-            raise ValueError(f"sizes must be whole numbers of at least 1, got {sizes}")
-    common = math.gcd(in_features, out_features)
-    if is_whole(n) and n >= 1 and common % n == 0:
-        return
-    fitting = [d for d in range(1, common + 1) if common % d == 0]
-    number = n if isinstance(n, (float, Integral)) else 1
-    nearest = [d for d in fitting if d < number][-1:]
-    nearest += [d for d in fitting if d > number][:1]
-    raise ValueError(
-        f"n={n!r} does not fit {sizes}: n must be at least 1 and divide both; "
-        f"nearest n that fit: {', '.join(map(str, nearest)) or 1}"
-    )
-
-
-def check_rule_rank(rule_rank: int, n: int, learned: bool) -> None:
-    """Raise ValueError unless a rule of n can have this tensor rank; 0 means any rank.
-
-    >>> check_rule_rank(5, 2, learned=True)
-    Traceback (most recent call last):
-    ...
-    ValueError: rule_rank=5 does not fit n=2: choose 1 to 4 (any rule has rank n^2 at \
-most), or 0 for a full rule
-    """
-    if is_whole(rule_rank) and rule_rank == 0:
-        return
-    if not is_whole(rule_rank) or n == 1 or not 1 <= rule_rank <= n * n:
-        fits = f"choose 1 to {n * n} (any rule has rank n^2 at most), or"
-        raise ValueError(
-            f"rule_rank={rule_rank!r} does not fit n={n}: "
-            f"{fits if n > 1 else 'a dense layer has no rule;'} 0 for a full rule"
-        )
-    if not learned:
-        raise ValueError(
-            f"rule_rank={rule_rank} is for learned rules: drop it, or the given rule"
-        )
-
-
-def is_whole(number: object) -> bool:
-    """True for Python's and NumPy's integers, False for bool and all else."""
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _cayley_dickson_product(x: Tensor, y: Tensor) -> Tensor:

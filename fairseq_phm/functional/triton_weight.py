@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .paths import is_tracing
+from .tracing import is_tracing
 from .weight import kronecker_sums_by_bmm
 
 TILE = 4096

@@ -1,15 +1,15 @@
 """Named sizes: what ``--arch`` chooses.
 
-Each is a dictionary of defaults for options that the user left open; fairseq's own base
-architecture fills in the rest. The quaternion Transformer is a value too: n = 4 with
-Hamilton's rule, frozen.
+Each size is a dictionary of defaults for options that the user left open; fairseq's
+base architecture fills in the rest. A family is one too: quaternion models have n = 4
+and Hamilton's rule, frozen.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, ContextManager, Dict
+from typing import Any, Callable, ContextManager, Dict, Mapping
 
 from fairseq.models import register_model_architecture
 from fairseq.models.transformer.transformer_legacy import base_architecture
@@ -60,7 +60,32 @@ SIZES = {
     "_tiny": TINY,
     "_wide": WIDE,
 }
-QUATERNION = {"phm_n": 4, "phm_rule": "quaternion", "phm_freeze_rule": True}
+FAMILIES: Dict[str, Dict[str, Any]] = {
+    "phm": {},
+    "quaternion": {"phm_n": 4, "phm_rule": "quaternion", "phm_freeze_rule": True},
+}
+
+
+def register_architectures(
+    model: str, sizes: Mapping[str, Callable[[Any], None]]
+) -> None:
+    """Register each size of a model in each family.
+
+    Args:
+        model: its registered name, ``phm_...``.
+        sizes: ending of the architecture's name -> function that sets the options that
+            a namespace or DictConfig leaves open.
+    """
+    for family, common in FAMILIES.items():
+        for ending, set_size in sizes.items():
+            name = model.replace("phm", family, 1) + ending
+            architecture = partial(_set, set_size=set_size, common=common)
+            register_model_architecture(model, name)(architecture)
+
+
+def _set(args: Any, set_size: Callable[[Any], None], common: Dict[str, Any]) -> None:
+    fill(args, common)
+    set_size(args)
 
 
 def set_defaults(args: Any, defaults: Dict[str, Any]) -> None:
@@ -70,7 +95,7 @@ def set_defaults(args: Any, defaults: Dict[str, Any]) -> None:
         args: a namespace with flat names, or a hydra DictConfig, whose ``encoder``,
             ``decoder`` and ``quant_noise`` sections become flat names here.
     """
-    with _writable(args):
+    with writable(args):
         if isinstance(args, DictConfig):
             for section in ("encoder", "decoder", "quant_noise"):
                 for name, value in (OmegaConf.select(args, section) or {}).items():
@@ -82,27 +107,25 @@ def set_defaults(args: Any, defaults: Dict[str, Any]) -> None:
 
 def fill(args: Any, defaults: Dict[str, Any]) -> None:
     """Set those of ``defaults`` that a namespace or a DictConfig does not hold."""
-    with _writable(args):
+    with writable(args):
         for name, value in defaults.items():
             if getattr(args, name, None) is None:
                 setattr(args, name, value)
 
 
-def _writable(args: Any) -> ContextManager[Any]:
+def writable(args: Any) -> ContextManager[Any]:
+    """Return a context in which new names can be set in a namespace or a DictConfig."""
     return open_dict(args) if isinstance(args, DictConfig) else nullcontext()
 
 
 def phm_transformer(args: Any) -> None:
-    """The base size: 512/2048, 8 heads, 6 + 6 layers."""
+    """Set the base size: 512/2048, 8 heads, 6 + 6 layers."""
     set_defaults(args, BASE)
 
 
-def register_architectures() -> None:
+def register_transformers() -> None:
     """Register phm_transformer and quaternion_transformer in every size."""
-    families = {"phm_transformer": {}, "quaternion_transformer": QUATERNION}
-    for family, common in families.items():
-        for suffix, size in SIZES.items():
-            architecture = partial(set_defaults, defaults={**size, **common})
-            register_model_architecture("phm_transformer", family + suffix)(
-                architecture
-            )
+    sizes = {
+        ending: partial(set_defaults, defaults=size) for ending, size in SIZES.items()
+    }
+    register_architectures("phm_transformer", sizes)

@@ -2,31 +2,26 @@
 
 import argparse
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Dict, Optional, Tuple, Type
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
-from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.models import (
-    BaseFairseqModel,
-    register_model,
-    register_model_architecture,
-)
+from fairseq.models import BaseFairseqModel, register_model
 from fairseq.models.transformer import TransformerConfig, TransformerEncoderBase
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from ..modules import PHMLSTM, WordVectors
-from ..substitution import fit_shared_rules, substitute
-from .architectures import QUATERNION, fill
-from .options import PHMAttentionOptions, PHMGateOptions, PHMOptions
+from ..substitution import substitute
+from .architectures import register_architectures
+from .base import PHMModel
+from .options import PHMAttentionOptions, PHMGateOptions
 
 HEAD = "sentence_classification_head"
 """The name under which fairseq's criterion sentence_prediction looks for the head."""
 
 
-class SentenceClassifier(BaseFairseqModel):
+class SentenceClassifier(PHMModel, BaseFairseqModel):
     """Encodes each sentence alike, pools it, and classifies the pooled vectors.
 
     The states of a sentence become their maximum and their mean over time; those of
@@ -44,9 +39,6 @@ class SentenceClassifier(BaseFairseqModel):
         classes: number of labels.
         dropout: probability, before the hidden layers.
     """
-
-    config: Type[PHMOptions]
-    may_separate_rules = False
 
     def __init__(
         self,
@@ -105,13 +97,6 @@ class SentenceClassifier(BaseFairseqModel):
         raise NotImplementedError
 
     @classmethod
-    def add_args(cls, parser: argparse.ArgumentParser) -> None:
-        """Add the command-line flags of the subclass's configuration."""
-        gen_parser_from_dataclass(
-            parser, cls.config(), delete_default=True, with_prefix=""
-        )
-
-    @classmethod
     def build_model(cls, args: Any, task: FairseqTask) -> "SentenceClassifier":
         """Build the model for a task's words and labels.
 
@@ -147,15 +132,8 @@ class SentenceClassifier(BaseFairseqModel):
         )
         model.args = config  # fairseq 0.12.2's criterion looks there
         model.may_separate_rules = by_default
+        model.share_rule = config.phm_share_rule if attends else "none"
         return model
-
-    def load_state_dict(
-        self, state_dict: Dict[str, Tensor], *args: Any, **kwargs: Any
-    ) -> Any:
-        """Load as fairseq does, with :func:`fit_shared_rules`."""
-        share = getattr(self.args, "phm_share_rule", "none")
-        fitted = fit_shared_rules(self, state_dict, share, self.may_separate_rules)
-        return super().load_state_dict(fitted, *args, **kwargs)
 
 
 @dataclass
@@ -228,7 +206,7 @@ class TransformerStates(TransformerEncoderBase):
 class PHMTransformerClassifier(SentenceClassifier):
     """Transformer classifier of one or two sentences (Zhang et al., ICLR 2021).
 
-    fairseq's encoder, pre-norm with sinusoidal positions, with PHM maps.
+    fairseq's encoder, pre-norm with sinusoidal positions, with PHM layers.
     """
 
     config = TransformerClassifierConfig
@@ -250,8 +228,5 @@ class PHMTransformerClassifier(SentenceClassifier):
         return substitute(encoder, **config.phm_options())
 
 
-for name in ("lstm_classifier", "transformer_classifier"):
-    for family, values in (("phm", {}), ("quaternion", QUATERNION)):
-        register_model_architecture(f"phm_{name}", f"{family}_{name}")(
-            partial(fill, defaults=values)
-        )
+for name in ("phm_lstm_classifier", "phm_transformer_classifier"):
+    register_architectures(name, {"": lambda args: None})

@@ -1,76 +1,24 @@
-"""Options that all PHM models have, as command-line flags and yaml keys."""
+"""Options that PHM models share, as command-line flags and yaml keys."""
 
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Dict, Optional
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any, Dict, Optional, get_type_hints
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from omegaconf import DictConfig, open_dict
 
-from ..functional import ALGEBRAS, STARTS
 from ..modules.lstm import GATES
-from ..substitution import DEFAULT_SHARE_RULE, SHARE_RULE
+from ..spec import PHMSpec
+from ..substitution.scopes import DEFAULT_SHARE_RULE, FORMER_NAMES, SHARE_RULE
+from .architectures import writable
 
 PREFIX = "phm_"
 
 
-@dataclass
-class PHMOptions(FairseqDataclass):
-    """Which n and rule the PHM layers of a model have."""
-
-    phm_n: int = field(
-        default=4,
-        metadata={
-            "help": "n of the PHM layers: each map keeps 1/n of its weights (plus n^3 "
-            "for a rule); a training step takes about the time of the dense one. "
-            "1: dense"
-        },
-    )
-    phm_rule: ChoiceEnum([*STARTS, *ALGEBRAS]) = field(
-        default="learned",
-        metadata={
-            "help": "start of a multiplication rule that learns: an associative "
-            "algebra's (learned), random numbers (random), or those of an algebra "
-            "(complex n=2, quaternion n=4, octonion n=8, sedenion n=16); no effect on "
-            "parameters and speed"
-        },
-    )
-    phm_freeze_rule: bool = field(
-        default=False,
-        metadata={
-            "help": "do not train the rule: n^3 fewer parameters per rule and a "
-            "slightly cheaper backward pass"
-        },
-    )
-    phm_rank: int = field(
-        default=0,
-        metadata={
-            "help": "rank r of the blocks S_i = U_i V_i: a map has r (in + out) "
-            "weights instead of in out / n; one more small matrix product per map. "
-            "0: full rank"
-        },
-    )
-    phm_rule_rank: int = field(
-        default=0,
-        metadata={
-            "help": "CP rank R of learned rules, 1 to n^2: the products of a map "
-            "with many tokens take R/n^2 of the dense multiply-adds, in training and "
-            "generation, and a rule has 3 n R numbers; R = n is fast and learns about "
-            "as well. 0: a full rule, n^3, as in the paper"
-        },
-    )
-    phm_rule_lr: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "learning rate of the rules, in learning rates of the optimizer "
-            "(default: by sizes, see fairseq_phm.functional.default_rule_lr; 1: the "
-            "same rate); no effect on parameters and speed"
-        },
-    )
+class _Options(FairseqDataclass):
+    """Flags ``--phm-NAME`` for the fields of :class:`PHMSpec`, and what models add."""
 
     @classmethod
-    def from_args(cls, args: Any) -> "PHMOptions":
-        """What a namespace or a DictConfig holds, and defaults for the rest."""
+    def from_args(cls, args: Any) -> "_Options":
+        """Return what a namespace or a DictConfig holds, and defaults for the rest."""
         options = cls()
         for name in cls.__dataclass_fields__:
             value = getattr(args, name, None)
@@ -79,27 +27,48 @@ class PHMOptions(FairseqDataclass):
         return options
 
     def phm_options(self) -> Dict[str, Any]:
-        """The options ``phm_NAME`` as keyword arguments NAME."""
-        return {
+        """Return options ``phm_NAME`` as keywords NAME, those of PHMSpec as ``n``."""
+        options = {
             name[len(PREFIX) :]: getattr(self, name)
             for name in self.__dataclass_fields__
             if name.startswith(PREFIX)
         }
+        spec = {one.name: options.pop(one.name) for one in fields(PHMSpec)}
+        return {"n": PHMSpec(**spec), **options}
+
+
+def _flag(option: Any) -> Any:
+    """Return name, type and field of the flag for a field of PHMSpec."""
+    metadata = dict(option.metadata)
+    choices = metadata.pop("choices", None)
+    kind = get_type_hints(PHMSpec)[option.name]
+    if choices:
+        kind = ChoiceEnum(list(choices))
+    return PREFIX + option.name, kind, field(default=option.default, metadata=metadata)
+
+
+PHMOptions = make_dataclass(
+    "PHMOptions",
+    [_flag(option) for option in fields(PHMSpec)],
+    bases=(_Options,),
+    namespace={"__doc__": _Options.__doc__, "__module__": __name__},
+)
 
 
 @dataclass
 class PHMAttentionOptions(PHMOptions):
     """Options of models with attention."""
 
-    phm_share_rule: Optional[ChoiceEnum(list(SHARE_RULE))] = field(
+    phm_share_rule: Optional[ChoiceEnum([*SHARE_RULE, *FORMER_NAMES])] = field(
         default=None,
         metadata={
-            "help": "one learned rule per map (none), for v and out of an attention "
-            "block (value), for q and k and for v and out (pairs), per attention "
-            "block (block) - each FFN map keeps its own with these -, per layer, per "
-            "encoder or decoder (stack), or one in all (model): saves n^3 parameters "
-            "for each rule that goes; v and out learn to copy only with one rule; no "
-            f"effect on speed (default: {DEFAULT_SHARE_RULE})"
+            "help": "one learned rule per projection (none), for v and out of an "
+            "attention block (value), for q and k and for v and out (pairs), per "
+            "attention block (attention; block is its former name) - each FFN "
+            "projection keeps its own with these -, per layer, per encoder or decoder "
+            "(stack), or one in all (model): saves n^3 parameters for each rule that "
+            "goes; v and out learn to copy only with one rule; no effect on speed "
+            f"(default: {DEFAULT_SHARE_RULE})"
         },
     )
 
@@ -112,7 +81,7 @@ class PHMAttentionOptions(PHMOptions):
         if self.phm_share_rule is not None:
             return False
         self.phm_share_rule = DEFAULT_SHARE_RULE
-        with open_dict(args) if isinstance(args, DictConfig) else nullcontext():
+        with writable(args):
             args.phm_share_rule = DEFAULT_SHARE_RULE
         return True
 
@@ -124,15 +93,15 @@ class PHMStackOptions(PHMOptions):
     phm_encoder_n: Optional[int] = field(
         default=None,
         metadata={
-            "help": "n of the encoder's maps: 1/n of their weights; wins over --phm-n; "
-            "no effect on training speed"
+            "help": "n of the encoder: 1/n of its weights; wins over --phm-n; no "
+            "effect on training speed"
         },
     )
     phm_decoder_n: Optional[int] = field(
         default=None,
         metadata={
-            "help": "n of the decoder's maps: 1/n of their weights; wins over --phm-n; "
-            "no effect on training speed"
+            "help": "n of the decoder: 1/n of its weights; wins over --phm-n; no "
+            "effect on training speed"
         },
     )
 

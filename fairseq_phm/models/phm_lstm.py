@@ -1,13 +1,11 @@
-"""``phm_lstm``: fairseq's LSTM encoder-decoder with PHM maps in every gate."""
+"""``phm_lstm``: fairseq's LSTM encoder-decoder with PHM layers in every gate."""
 
 import argparse
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
-from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.models import register_model, register_model_architecture
+from fairseq.models import register_model
 from fairseq.models.lstm import (
     LSTMDecoder,
     LSTMModel,
@@ -16,12 +14,12 @@ from fairseq.models.lstm import (
     lstm_wiseman_iwslt_de_en,
 )
 from fairseq.tasks import FairseqTask
-from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 
 from ..modules import PHMLSTMCell
 from ..substitution import substitute_lstm
-from .architectures import QUATERNION, fill
+from .architectures import register_architectures, writable
+from .base import PHMModel
 from .options import PHMGateOptions, PHMStackOptions
 
 WEIGHTS = "phm_lstm_weights"
@@ -31,10 +29,10 @@ WEIGHTS = "phm_lstm_weights"
 class PHMLSTMConfig(PHMGateOptions, PHMStackOptions):
     """The options of :func:`fairseq_phm.substitute_lstm`, with the prefix ``phm_``."""
 
-    phm_output_maps: bool = field(
+    phm_output_projections: bool = field(
         default=False,
         metadata={
-            "help": "PHM layers also in the attention and output maps of the decoder "
+            "help": "PHM layers also in the attention and output of the decoder "
             "(not in the projection onto the vocabulary): 1/n of their weights; these "
             "are built at every time step, which takes time"
         },
@@ -72,19 +70,23 @@ class PHMLSTMDecoder(LSTMDecoder):
 
 
 @register_model("phm_lstm")
-class PHMLSTMModel(LSTMModel):
+class PHMLSTMModel(PHMModel, LSTMModel):
     """LSTM encoder-decoder with PHM layers (Zhang et al., ICLR 2021, section 3.2).
 
     Built as fairseq's, then changed by :func:`fairseq_phm.substitute_lstm`.
     """
 
-    @staticmethod
-    def add_args(parser: argparse.ArgumentParser) -> None:
+    config = PHMLSTMConfig
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
         """Add fairseq's flags for LSTMs and those of :class:`PHMLSTMConfig`."""
         LSTMModel.add_args(parser)
-        gen_parser_from_dataclass(
-            parser, PHMLSTMConfig(), delete_default=True, with_prefix=""
-        )
+        super().add_args(parser)
+        parser.add_argument(
+            "--phm-output-maps", action="store_true", dest="phm_output_projections",
+            help=argparse.SUPPRESS, default=argparse.SUPPRESS,
+        )  # fmt: skip
 
     @classmethod
     def build_model(cls, args: Any, task: FairseqTask) -> "PHMLSTMModel":
@@ -93,29 +95,31 @@ class PHMLSTMModel(LSTMModel):
         Raises:
             ValueError: an option does not fit the sizes.
         """
-        with open_dict(args) if OmegaConf.is_config(args) else ExitStack():
+        with writable(args):
             if not hasattr(args, "criterion"):
                 args.criterion = None  # fairseq asks for it; hydra keeps it elsewhere
+            if getattr(args, "phm_output_maps", False):  # of older checkpoints
+                args.phm_output_projections = True
             model = super().build_model(args, task)
         model.decoder.__class__ = PHMLSTMDecoder
-        options = PHMLSTMConfig.from_args(args)
-        return substitute_lstm(model, **options.phm_options())
+        return substitute_lstm(model, **PHMLSTMConfig.from_args(args).phm_options())
 
 
-def set_lstm_defaults(args: Any, size: Any, defaults: Dict[str, Any]) -> None:
-    """Set what ``defaults`` and fairseq's architecture function ``size`` leave open."""
-    fill(args, defaults)
-    with open_dict(args) if OmegaConf.is_config(args) else ExitStack():
-        size(args)
+def _writable(size: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return fairseq's architecture function, also for a DictConfig."""
+
+    def set_size(args: Any) -> None:
+        with writable(args):
+            size(args)
+
+    return set_size
 
 
-SIZES: List[Tuple[str, Any]] = [
-    ("", base_architecture),
-    ("_wiseman_iwslt_de_en", lstm_wiseman_iwslt_de_en),
-    ("_luong_wmt_en_de", lstm_luong_wmt_en_de),
-]
-for family, common in (("phm_lstm", {}), ("quaternion_lstm", QUATERNION)):
-    for suffix, size in SIZES:
-        register_model_architecture("phm_lstm", family + suffix)(
-            partial(set_lstm_defaults, size=size, defaults=common)
-        )
+register_architectures(
+    "phm_lstm",
+    {
+        "": _writable(base_architecture),
+        "_wiseman_iwslt_de_en": _writable(lstm_wiseman_iwslt_de_en),
+        "_luong_wmt_en_de": _writable(lstm_luong_wmt_en_de),
+    },
+)

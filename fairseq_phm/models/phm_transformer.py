@@ -1,17 +1,15 @@
-"""``phm_transformer``: fairseq's Transformer with PHM attention and FFN maps."""
+"""``phm_transformer``: fairseq's Transformer with PHM layers in attention and FFN."""
 
-import argparse
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
-from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from fairseq.tasks import FairseqTask
-from torch import Tensor
 
-from ..substitution import fit_shared_rules, substitute
-from .architectures import phm_transformer, register_architectures
+from ..substitution import substitute
+from .architectures import phm_transformer, register_transformers
+from .base import PHMModel, refuse_quant_noise
 from .options import PHMAttentionOptions, PHMStackOptions
 
 
@@ -25,16 +23,17 @@ class PHMTransformerConfig(PHMAttentionOptions, PHMStackOptions, TransformerConf
     phm_attention_n: Optional[int] = field(
         default=None,
         metadata={
-            "help": "n of the attention maps, which are a third of the base model's "
-            "linear weights in each encoder layer and half in each decoder layer; "
-            "wins over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
+            "help": "n of the attention projections, which are a third of the base "
+            "model's linear weights in each encoder layer and half in each decoder "
+            "layer; wins over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect "
+            "on speed"
         },
     )
     phm_ffn_n: Optional[int] = field(
         default=None,
         metadata={
-            "help": "n of the feed-forward maps, the other linear weights; wins over "
-            "--phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
+            "help": "n of the feed-forward projections, the other linear weights; wins "
+            "over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
         },
     )
     phm_fuse_qkv: bool = field(
@@ -55,7 +54,7 @@ class PHMTransformerConfig(PHMAttentionOptions, PHMStackOptions, TransformerConf
 
 
 @register_model("phm_transformer")
-class PHMTransformerModel(TransformerModelBase):
+class PHMTransformerModel(PHMModel, TransformerModelBase):
     """Transformer with PHM layers (Zhang et al., ICLR 2021, section 3.3).
 
     Built as fairseq's Transformer, then changed by :func:`fairseq_phm.substitute`.
@@ -63,17 +62,11 @@ class PHMTransformerModel(TransformerModelBase):
     Python: ``PHMTransformerModel.from_pretrained(directory, ...)``.
     """
 
-    may_separate_rules = False
+    config = PHMTransformerConfig
 
     def __init__(self, cfg: Any, encoder: Any, decoder: Any) -> None:
         super().__init__(PHMTransformerConfig.from_namespace(cfg), encoder, decoder)
-
-    @classmethod
-    def add_args(cls, parser: argparse.ArgumentParser) -> None:
-        """Add the command-line flags of :class:`PHMTransformerConfig`."""
-        gen_parser_from_dataclass(
-            parser, PHMTransformerConfig(), delete_default=True, with_prefix=""
-        )
+        self.share_rule = self.cfg.phm_share_rule
 
     @classmethod
     def build_model(cls, args: Any, task: FairseqTask) -> "PHMTransformerModel":
@@ -85,28 +78,11 @@ class PHMTransformerModel(TransformerModelBase):
         if not isinstance(args, PHMTransformerConfig):
             phm_transformer(args)
         cfg = PHMTransformerConfig.from_namespace(args)
-        if cfg.quant_noise.pq > 0 or cfg.quant_noise.scalar > 0:
-            raise ValueError(
-                "quant-noise does not work with PHM layers: "
-                "drop --quant-noise-pq and --quant-noise-scalar"
-            )
+        refuse_quant_noise(cfg)
         by_default = cfg.resolve(args)
         model = substitute(super().build_model(cfg, task), **cfg.phm_options())
         model.may_separate_rules = by_default
         return model
 
-    def load_state_dict(
-        self, state_dict: Dict[str, Tensor], *args: Any, **kwargs: Any
-    ) -> Any:
-        """Load as fairseq does, with :func:`fit_shared_rules`.
 
-        Raises:
-            ValueError: different rules for layers that share one in this model, because
-                ``--phm-share-rule`` says so.
-        """
-        share, separate = self.cfg.phm_share_rule, self.may_separate_rules
-        fitted = fit_shared_rules(self, state_dict, share, separate)
-        return super().load_state_dict(fitted, *args, **kwargs)
-
-
-register_architectures()
+register_transformers()

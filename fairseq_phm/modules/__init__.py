@@ -1,13 +1,11 @@
-"""Layers: thin modules that hold the parameters of the functions in ``functional``."""
+"""Layers: modules that hold the parameters of the functions in ``functional``."""
 
-from .attention import Attention
 from .dense import DenseLinear
 from .embedding import WordVectors
 from .linear import PHMLinear, PHMLinearRows
 from .lstm import PHMLSTM, PHMLSTMCell
 
 __all__ = [
-    "Attention",
     "DenseLinear",
     "PHMLSTM",
     "PHMLSTMCell",

@@ -9,7 +9,7 @@ from fairseq import utils
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
-from .joint import JointProduct
+from .batched_projections import BatchedProjections
 
 State = Dict[str, Dict[str, Optional[Tensor]]]
 
@@ -18,7 +18,7 @@ class Attention(MultiheadAttention):
     """``MultiheadAttention`` of fairseq 0.12 with the same parameters and results.
 
     - q, k, v of the same input are one product where they are PHM layers, see
-      :class:`JointProduct`; layers with a rule of bounded rank take their own path.
+      :class:`BatchedProjections`; layers with a CP rule take their own path.
     - Scores, softmax and weighted sum are one call of torch's
       ``scaled_dot_product_attention``, in cross-attention and decoding too, unless
       attention weights are asked for.
@@ -35,18 +35,18 @@ class Attention(MultiheadAttention):
         for module in model.modules():
             if type(module) is MultiheadAttention:
                 module.__class__ = cls
-                module.joint_product = JointProduct()
+                module._batched = BatchedProjections()
 
     def __prepare_scriptable__(self) -> MultiheadAttention:
         plain = MultiheadAttention.__new__(MultiheadAttention)
         plain.__dict__ = {**self.__dict__, "_modules": dict(self._modules)}
-        del plain.joint_product
+        del plain._batched
         return plain
 
     def train(self, mode: bool = True) -> "Attention":
         """Set the mode as ``nn.Module`` does; training frees the kept weight."""
         if mode:
-            self.joint_product.clear()
+            self._batched.clear()
         return super().train(mode)
 
     def forward(
@@ -151,12 +151,12 @@ class Attention(MultiheadAttention):
         )
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> List[Tensor]:
-        maps = [self.q_proj, self.k_proj, self.v_proj]
+        projections = [self.q_proj, self.k_proj, self.v_proj]
         if key is query:
-            return self.joint_product(maps, query)
+            return self._batched(projections, query)
         if key is value:
-            return [self.q_proj(query), *self.joint_product(maps[1:], key)]
-        return [one(input) for one, input in zip(maps, (query, key, value))]
+            return [self.q_proj(query), *self._batched(projections[1:], key)]
+        return [one(input) for one, input in zip(projections, (query, key, value))]
 
     def _heads(self, x: Tensor) -> Tensor:
         """(length, batch, width) -> (batch, heads, length, width / heads)."""
@@ -203,10 +203,15 @@ class Attention(MultiheadAttention):
 
 
 def repeats(states: Tensor) -> int:
-    """How many times each column of states stands there, one beside the other.
+    """Count how often each column of states is repeated by its neighbours.
+
+    Beam search repeats the states of a sentence for each of its hypotheses.
 
     Args:
         states: (length, columns, width).
+
+    Returns:
+        The largest number that divides the lengths of all runs of equal columns.
 
     >>> repeats(torch.arange(6.0).view(1, 3, 2).repeat_interleave(5, 1))
     5
@@ -233,7 +238,7 @@ def _each(
 def _mask(
     padding: Optional[Tensor], added: Optional[Tensor], like: Tensor
 ) -> Optional[Tensor]:
-    """What is added to scores: (batch, 1, 1, src), (tgt, src), their sum or None."""
+    """Return what is added to scores: (batch, 1, 1, src), (tgt, src), both, or None."""
     if added is not None:
         added = added.to(like.dtype)
     if padding is None:

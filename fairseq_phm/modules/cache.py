@@ -6,7 +6,7 @@ from typing import Any, Callable, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ..functional.paths import is_autocasting, is_tracing
+from ..functional.tracing import is_autocasting, is_tracing
 
 
 class WeightCache:

@@ -1,4 +1,4 @@
-"""The dense maps that PHM models keep."""
+"""The dense projections that PHM models keep."""
 
 from torch import Tensor, nn
 

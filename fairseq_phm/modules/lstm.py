@@ -1,4 +1,4 @@
-"""PHMLSTM and PHMLSTMCell: LSTMs whose eight maps are PHM layers."""
+"""PHMLSTM and PHMLSTMCell: LSTMs whose eight projections are PHM layers."""
 
 import math
 import re
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ..spec import PHMSpec
 from .cache import WeightCache
 from .linear import PHMLinear
 
@@ -18,7 +19,7 @@ State = Tuple[Tensor, Tensor]
 
 
 class PHMLSTMCell(nn.Module):
-    """``nn.LSTMCell`` with PHM maps (Zhang et al., ICLR 2021, section 3.2).
+    """``nn.LSTMCell`` with PHM layers (Zhang et al., ICLR 2021, section 3.2).
 
     i, f, g, o = split(PHM(x) + PHM(h) + b); c' = sig(f) c + sig(i) tanh(g);
     h' = sig(o) tanh(c'). (The paper prints h' = o * c'; this is the ordinary cell,
@@ -26,16 +27,17 @@ class PHMLSTMCell(nn.Module):
 
     Args:
         input_size, hidden_size: as in ``nn.LSTMCell``; n divides both.
-        n: n of all maps; 1 is the dense cell.
+        n: n of all projections, or a :class:`PHMSpec`; 1 is the dense cell.
         bias: one vector of 4 * hidden_size numbers, or none.
         gates: ``"separate"``: each gate has its own PHM layer of the input and of the
-            hidden state, eight maps with a rule each, as the paper's counts have it.
+            hidden state, eight layers with a rule each, as the paper's counts have it.
             ``"fused"``: one PHM layer with 4 * hidden_size outputs for the input and
             one for the hidden state, as in the paper's text.
-        rule, freeze_rule, rank, rule_rank, rule_lr: as for :class:`PHMLinear`; the
-            weights of an LSTM are always built, so that rule_rank saves no time here.
         std: standard deviations of the input's and the hidden state's weights at the
             start; default 1/sqrt(3 hidden_size) for both, as ``nn.LSTMCell``.
+        device, dtype: of the parameters.
+        options: the other fields of :class:`PHMSpec`; the weights of an LSTM are always
+            built, so that rule_rank saves no time here.
 
     Raises:
         ValueError: as :class:`PHMLinear`, or for an unknown ``gates``.
@@ -51,30 +53,28 @@ class PHMLSTMCell(nn.Module):
         self,
         input_size: int,
         hidden_size: int,
-        n: int,
+        n: Union[int, PHMSpec],
         bias: bool = True,
-        rule: Union[str, Tensor] = "learned",
-        freeze_rule: bool = False,
+        *,
         gates: str = "separate",
-        rank: int = 0,
-        rule_rank: int = 0,
-        rule_lr: Optional[float] = None,
         std: Optional[Tuple[float, float]] = None,
         device: Any = None,
         dtype: Optional[torch.dtype] = None,
+        **options: Any,
     ) -> None:
         super().__init__()
+        spec = PHMSpec.of(n, **options)
         if gates not in GATES:
             raise ValueError(
                 f"unknown gates {gates!r}: choose one of {', '.join(GATES)}"
             )
         self.input_size = input_size
         self.hidden_size = hidden_size
-        self.n = n
+        self.n = spec.n
         self.gates = gates
         self._weights: Optional[Tuple[Tensor, Tensor]] = None
-        self.caches = (WeightCache(), WeightCache())
-        maps = 4 if gates == "separate" else 1
+        self._caches = (WeightCache(), WeightCache())
+        layers = 4 if gates == "separate" else 1
         if std is None:
             std = (1 / math.sqrt(3 * hidden_size),) * 2
 
@@ -82,19 +82,14 @@ class PHMLSTMCell(nn.Module):
             return nn.ModuleList(
                 PHMLinear(
                     in_features,
-                    4 * hidden_size // maps,
-                    n,
+                    4 * hidden_size // layers,
+                    spec,
                     bias=False,
-                    rule=rule,
-                    freeze_rule=freeze_rule,
-                    rank=rank,
-                    rule_rank=rule_rank,
-                    rule_lr=rule_lr,
                     std=std,
                     device=device,
                     dtype=dtype,
                 )
-                for _ in range(maps)
+                for _ in range(layers)
             )
 
         self.ih = phm(input_size, std[0])
@@ -110,25 +105,25 @@ class PHMLSTMCell(nn.Module):
     @property
     def weight_ih(self) -> Tensor:
         """Weights of the input, (4 * hidden_size, input_size); gates i, f, g, o."""
-        return self._weight(self.ih, self.caches[0])
+        return self._weight(self.ih, self._caches[0])
 
     @property
     def weight_hh(self) -> Tensor:
         """Weights of the hidden state, (4 * hidden_size, hidden_size)."""
-        return self._weight(self.hh, self.caches[1])
+        return self._weight(self.hh, self._caches[1])
 
-    def _weight(self, maps: nn.ModuleList, cache: WeightCache) -> Tensor:
+    def _weight(self, layers: nn.ModuleList, cache: WeightCache) -> Tensor:
         def build() -> Tensor:
-            return torch.cat([phm.build_weight() for phm in maps])
+            return torch.cat([phm.build_weight() for phm in layers])
 
         if self.training:
             return build()
-        return cache.get([*maps.parameters(), *maps.buffers()], build)
+        return cache.get([*layers.parameters(), *layers.buffers()], build)
 
     def train(self, mode: bool = True) -> "PHMLSTMCell":
         """Set the mode as ``nn.Module`` does; training frees the kept weights."""
         if mode:
-            for cache in self.caches:
+            for cache in self._caches:
                 cache.clear()
         return super().train(mode)
 
@@ -168,7 +163,7 @@ class PHMLSTMCell(nn.Module):
 
 
 class PHMLSTM(nn.Module):
-    """``nn.LSTM`` with PHM maps, run by the same fused kernel.
+    """``nn.LSTM`` with PHM layers, run by the same fused kernel.
 
     The weights H are built once a call and handed to the kernel of ``nn.LSTM`` (CPU
     and cuDNN), with gradients through them. They can be read under the names that
@@ -178,8 +173,8 @@ class PHMLSTM(nn.Module):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional:
             as in ``nn.LSTM``; n divides the sizes.
-        n, rule, freeze_rule, gates, rank, rule_rank, rule_lr: as in
-            :class:`PHMLSTMCell`.
+        n, gates, options: as in :class:`PHMLSTMCell`.
+        device, dtype: of the parameters.
 
     Raises:
         ValueError: as :class:`PHMLSTMCell`; fewer than one layer; input of the wrong
@@ -201,27 +196,25 @@ class PHMLSTM(nn.Module):
         self,
         input_size: int,
         hidden_size: int,
-        n: int,
+        n: Union[int, PHMSpec],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        rule: Union[str, Tensor] = "learned",
-        freeze_rule: bool = False,
+        *,
         gates: str = "separate",
-        rank: int = 0,
-        rule_rank: int = 0,
-        rule_lr: Optional[float] = None,
         device: Any = None,
         dtype: Optional[torch.dtype] = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         self.input_size = input_size
         self.hidden_size = hidden_size
-        self.n = n
+        spec = PHMSpec.of(n, **options)
+        self.n = spec.n
         self.num_layers = num_layers
         self.bias = bias
         self.batch_first = batch_first
@@ -232,14 +225,9 @@ class PHMLSTM(nn.Module):
             PHMLSTMCell(
                 hidden_size * directions if layer else input_size,
                 hidden_size,
-                n,
+                spec,
                 bias=bias,
-                rule=rule,
-                freeze_rule=freeze_rule,
                 gates=gates,
-                rank=rank,
-                rule_rank=rule_rank,
-                rule_lr=rule_lr,
                 device=device,
                 dtype=dtype,
             )
@@ -257,7 +245,7 @@ class PHMLSTM(nn.Module):
                 return getattr(self.cells[index], match[1])
         return super().__getattr__(name)
 
-    def flat_weights(self) -> List[Tensor]:
+    def _flat_weights(self) -> List[Tensor]:
         """H and biases of all layers and directions, in the kernel's order."""
         flat = []
         for cell in self.cells:
@@ -275,7 +263,12 @@ class PHMLSTM(nn.Module):
             self._check_width(data)
             hx = self._initial_state(data, int(batch_sizes[0]), hx, sorted_indices)
             output, h, c = torch._VF.lstm(
-                data, batch_sizes, hx, self.flat_weights(), *options, self.bidirectional
+                data,
+                batch_sizes,
+                hx,
+                self._flat_weights(),
+                *options,
+                self.bidirectional,
             )
             packed = PackedSequence(
                 output, batch_sizes, sorted_indices, unsorted_indices
@@ -294,7 +287,7 @@ class PHMLSTM(nn.Module):
         output, h, c = torch._VF.lstm(
             input,
             hx,
-            self.flat_weights(),
+            self._flat_weights(),
             *options,
             self.bidirectional,
             self.batch_first,

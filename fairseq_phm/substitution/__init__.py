@@ -1,19 +1,33 @@
-"""Which linear maps of a model become PHM layers; how they are swapped, counted."""
+"""Which projections of a model become PHM layers; how they are replaced and counted."""
+
+from typing import Any
 
 from .count import count_parameters
-from .maps import FAIRSEQ_MAPS, LinearMap, find_maps
+from .projections import FAIRSEQ_PROJECTIONS, Projection, find_projections
 from .recurrent import substitute_lstm
-from .sharing import fit_shared_rules
-from .swap import DEFAULT_SHARE_RULE, SHARE_RULE, substitute
+from .scopes import DEFAULT_SHARE_RULE, SHARE_RULE
+from .swap import substitute
 
 __all__ = [
     "DEFAULT_SHARE_RULE",
-    "FAIRSEQ_MAPS",
+    "FAIRSEQ_PROJECTIONS",
+    "Projection",
     "SHARE_RULE",
-    "LinearMap",
     "count_parameters",
-    "find_maps",
-    "fit_shared_rules",
+    "find_projections",
     "substitute",
     "substitute_lstm",
 ]
+
+FORMER_NAMES = {
+    "FAIRSEQ_MAPS": FAIRSEQ_PROJECTIONS,
+    "LinearMap": Projection,
+    "find_maps": find_projections,
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return an object by the name that it had before."""
+    if name in FORMER_NAMES:
+        return FORMER_NAMES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

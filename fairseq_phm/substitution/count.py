@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, Iterable
 
 from torch import nn
 
 from ..modules import PHMLinear, WordVectors
-from .maps import find_maps
+from .projections import find_projections
 
 
 def count_parameters(model: nn.Module) -> Dict[str, int]:
-    """Trained parameters of a model, each counted once however often it is shared.
+    """Count the trained parameters of a model, each once however often it is shared.
 
     Returns:
-        ``linear_maps``: weights (rules and blocks, no biases) of the attention and
-        feed-forward maps; ``non_embedding``: everything but the embeddings and the
-        output projection onto the vocabulary; ``total``.
+        ``projections``: weights (rules and blocks, no biases) of the projections in
+        attention and feed-forward sublayers, also under its former name
+        ``linear_maps``; ``non_embedding``: all but the embeddings and the output
+        projection onto the vocabulary; ``total``.
     """
 
-    def size(parameters) -> int:
+    def size(parameters: Iterable[nn.Parameter]) -> int:
         unique = {id(p): p.numel() for p in parameters if p.requires_grad}
         return sum(unique.values())
 
-    maps = [found.module for found in find_maps(model, types=(nn.Linear, PHMLinear))]
+    found = find_projections(model, types=(nn.Linear, PHMLinear))
+    projections = size(
+        parameter
+        for one in found
+        for name, parameter in one.module.named_parameters()
+        if name != "bias"
+    )
     embeddings = [
         parameter
         for name, module in model.named_modules()
@@ -33,12 +40,8 @@ def count_parameters(model: nn.Module) -> Dict[str, int]:
     ]
     total = size(model.parameters())
     return {
-        "linear_maps": size(
-            parameter
-            for module in maps
-            for name, parameter in module.named_parameters()
-            if name != "bias"
-        ),
+        "projections": projections,
+        "linear_maps": projections,
         "non_embedding": total - size(embeddings),
         "total": total,
     }

@@ -1,6 +1,6 @@
 """fairseq tasks; importing this package registers them."""
 
+from ..errors import DataError
 from .classification import TSVClassificationConfig, TSVClassificationTask
-from .tsv import DataError
 
 __all__ = ["DataError", "TSVClassificationConfig", "TSVClassificationTask"]

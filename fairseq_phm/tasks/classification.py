@@ -26,11 +26,11 @@ from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 from torch import Tensor
 
+from ..errors import DataError, show_data_errors_in_one_line
 from .tsv import (
     OPENERS,
     TOKENIZERS,
     Columns,
-    DataError,
     Example,
     read_examples,
     word_tokenizer,
@@ -131,7 +131,8 @@ class TSVClassificationTask(FairseqTask):
     def setup_task(
         cls, cfg: TSVClassificationConfig, **kwargs: Any
     ) -> "TSVClassificationTask":
-        """The task; files are read when a model or a data set is asked for."""
+        """Make the task; files are read when a model or a data set is asked for."""
+        show_data_errors_in_one_line()
         return cls(cfg)
 
     @property

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
+from ..errors import DataError
+
 TOKENIZERS = ("space", "treebank")
 OPENERS = {".gz": gzip.open, ".xz": lzma.open}
-
-
-class DataError(ValueError):
-    """Input that cannot be used; the message is one line that names file and line."""
 
 
 @dataclass

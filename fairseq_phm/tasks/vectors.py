@@ -5,7 +5,8 @@ from typing import Container, Dict, Tuple, Union
 
 import numpy as np
 
-from .tsv import DataError, numbered_lines
+from ..errors import DataError
+from .tsv import numbered_lines
 
 
 def read_vectors(

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_phm import PHMLinear
-from fairseq_phm.functional import bounded_rank_linear, factored_linear
-from fairseq_phm.functional.paths import has_triton
+from fairseq_phm.functional import cp_linear, factored_linear
+from fairseq_phm.functional.dispatch import has_triton
 from fairseq_phm.functional.weight import kronecker_sums_by_bmm
-from fairseq_phm.modules.linear import RULE_FACTORS
+from fairseq_phm.spec import RULE_FACTORS
 
 from .peers import BroadcastKron, KronLoop
 from .timing import Row, interleave, place, rows
@@ -108,9 +108,9 @@ def _ways(
 ) -> Dict[str, Callable[[Tensor], Tensor]]:
     dense = nn.Linear(*sizes, **place(options))
     full = PHMLinear(*sizes, n, **place(options)).eval()
-    bounded = PHMLinear(*sizes, n, rule_rank=n, **place(options)).eval()
+    low = PHMLinear(*sizes, n, rule_rank=n, **place(options)).eval()
     factors = (full.rule, full.blocks, full.bias)
-    bounded_factors = [getattr(bounded, name) for name in RULE_FACTORS]
+    cp_factors = [getattr(low, name) for name in RULE_FACTORS]
     built = {"H built": kronecker_sums_by_bmm}
     if options.device.startswith("cuda") and has_triton():
         from fairseq_phm.functional.triton_weight import kronecker_sums_by_triton
@@ -127,7 +127,5 @@ def _ways(
         **ways,
         "H kept": lambda x: F.linear(x, full.weight, full.bias),
         "factored": lambda x: factored_linear(x, *factors),
-        f"bounded rank R={n}": lambda x: bounded_rank_linear(
-            x, *bounded_factors, bounded.blocks, bounded.bias
-        ),
+        f"CP rank R={n}": lambda x: cp_linear(x, *cp_factors, low.blocks, low.bias),
     }

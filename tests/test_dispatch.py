@@ -7,17 +7,17 @@ from torch import nn
 
 from fairseq_phm import PHMLinear
 from fairseq_phm.functional import (
-    bounded_rank_linear,
-    bounded_rank_rule,
     choose_path,
-    exact_rule_factors,
+    cp_linear,
+    cp_rule,
     factored_linear,
+    fast_products,
     phm_linear,
+    random_cp_factors,
     random_rule,
-    random_rule_factors,
 )
-from fairseq_phm.functional.crossovers import CROSSOVERS
-from fairseq_phm.functional.paths import BOUNDED_RANK, FACTORED, WEIGHT
+from fairseq_phm.functional.dispatch import CP, FACTORED, WEIGHT
+from fairseq_phm.functional.tuning_table import TUNING_TABLE
 from fairseq_phm.modules import PHMLinearRows
 
 SHAPES = [(), (1,), (5,), (2, 3), (0,), (2, 0, 4)]
@@ -36,7 +36,7 @@ def forced(request, monkeypatch):
     def choose(*sizes_and_rule_rank):
         if request.param == "weight":
             return WEIGHT
-        return BOUNDED_RANK if sizes_and_rule_rank[-1] else FACTORED
+        return CP if sizes_and_rule_rank[-1] else FACTORED
 
     monkeypatch.setattr("fairseq_phm.modules.linear.choose_path", choose)
     return request.param
@@ -95,33 +95,33 @@ def test_gradcheck_of_the_factored_path(height, width, stop):
 @pytest.mark.parametrize("n,rank", [(2, 1), (2, 4), (3, 5), (4, 4), (8, 3)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("grad", [True, False])
-def test_bounded_rank_linear_is_exact(n, rank, bias, grad, monkeypatch):
-    monkeypatch.setattr("fairseq_phm.functional.bounded_rank.CHUNK", 4)
-    factors = random_rule_factors(n, rank)
+def test_cp_linear_is_exact(n, rank, bias, grad, monkeypatch):
+    monkeypatch.setattr("fairseq_phm.functional.cp_rules.CHUNK", 4)
+    factors = random_cp_factors(n, rank)
     blocks = torch.randn(n, 3, 7, requires_grad=grad)
     bias = torch.randn(n * 3) if bias else None
-    rule = bounded_rank_rule(*factors)
+    rule = cp_rule(*factors)
     exact_rule = np.einsum("ir,pr,qr->ipq", *(f.double().numpy() for f in factors))
     np.testing.assert_allclose(rule.numpy(), exact_rule, atol=1e-5)
     assert rule.square().mean().item() == pytest.approx(1, rel=1e-4)
     for shape in SHAPES:
         x = torch.randn(*shape, n * 7)
-        y = bounded_rank_linear(x, *factors, blocks, bias)
+        y = cp_linear(x, *factors, blocks, bias)
         assert y.shape == (*shape, n * 3) and y.requires_grad == grad
         exact = oracle(x, rule, blocks, bias)
         np.testing.assert_allclose(y.detach().numpy(), exact, atol=1e-4, rtol=0)
 
 
-def test_gradcheck_of_bounded_rank():
+def test_gradcheck_of_cp_linear():
     shapes = [(3, 4), (2, 3), (2, 3), (2, 3), (2, 3, 2), (6,)]
     inputs = [
         torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in shapes
     ]
-    assert torch.autograd.gradcheck(bounded_rank_linear, inputs)
-    assert torch.autograd.gradgradcheck(bounded_rank_linear, inputs)
+    assert torch.autograd.gradcheck(cp_linear, inputs)
+    assert torch.autograd.gradgradcheck(cp_linear, inputs)
 
 
-def test_a_rule_of_bounded_rank_learns_to_be_any_other_of_that_rank():
+def test_a_rule_of_cp_rank_learns_to_be_any_other_of_that_rank():
     torch.manual_seed(0)
     target = PHMLinear(8, 8, 2, rule_rank=2)
     layer = PHMLinear(8, 8, 2, rule_rank=2)
@@ -166,7 +166,7 @@ def test_layers_give_the_same_on_every_path(forced, mode):
             torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
-@pytest.fixture(params=[0, 3], ids=["full rule", "bounded rank"])
+@pytest.fixture(params=[0, 3], ids=["full rule", "CP rank"])
 def layer(request):
     torch.manual_seed(0)
     return PHMLinear(48, 64, 4, rule_rank=request.param)
@@ -231,7 +231,7 @@ def test_wrong_width_is_an_error_on_every_path(forced, layer):
 
 def test_the_choice():
     cpu, fp32 = "cpu", torch.float32
-    for (device, dtype, column), limits in CROSSOVERS.items():
+    for (device, dtype, column), limits in TUNING_TABLE.items():
         place = device, getattr(torch, dtype), column.endswith("kept")
         for (*sizes, rank), limit in limits.items():
 
@@ -241,14 +241,14 @@ def test_the_choice():
             if column.startswith("factored"):
                 assert chosen(limit) == (FACTORED if limit else WEIGHT)
                 assert chosen(limit + 1) == WEIGHT
-            elif column == "bounded rank, built":
-                assert chosen(4096) == (BOUNDED_RANK if limit else WEIGHT)
+            elif column == "CP rank, built":
+                assert chosen(4096) == (CP if limit else WEIGHT)
                 assert chosen(limit - 1) == WEIGHT
-            elif column == "bounded rank, kept" and limit:
-                assert chosen(4096) == BOUNDED_RANK
+            elif column == "CP rank, kept" and limit:
+                assert chosen(4096) == CP
     assert choose_path(1, 8, 2000, 500, cpu, fp32, True) == FACTORED
     assert choose_path(4096, 8, 2000, 500, cpu, fp32, True) == WEIGHT
-    assert choose_path(4096, 8, 2000, 500, cpu, fp32, False, 8) == BOUNDED_RANK
+    assert choose_path(4096, 8, 2000, 500, cpu, fp32, False, 8) == CP
     assert choose_path(0, 8, 2000, 500, cpu, fp32, True) == WEIGHT
     for place in (("meta", fp32), (cpu, torch.float64)):
         assert choose_path(1, 8, 2000, 500, *place, True) == WEIGHT
@@ -260,7 +260,7 @@ def test_quaternions_by_eight_products(training, monkeypatch):
     layer = PHMLinear(2048, 512, 4, rule="quaternion", freeze_rule=True).train(training)
     x = torch.randn(300, 2048)
     with torch.set_grad_enabled(training):
-        assert layer.path(x) == BOUNDED_RANK
+        assert layer._path(x) == CP
         y = layer(x)
         torch.testing.assert_close(
             y, nn.functional.linear(x, layer.weight, layer.bias), atol=1e-4, rtol=1e-4
@@ -269,9 +269,9 @@ def test_quaternions_by_eight_products(training, monkeypatch):
             y.sum().backward()
             assert layer.blocks.grad is not None
         layer.rule = layer.rule * 2
-        assert layer.path(x) == WEIGHT
+        assert layer._path(x) == WEIGHT
     learning = PHMLinear(2048, 512, 4, rule="quaternion").train(training)
-    assert learning.path(x) == WEIGHT
+    assert learning._path(x) == WEIGHT
     for name, products in (("complex", 3), ("quaternion", 8), ("octonion", None)):
-        factors = exact_rule_factors(name)
+        factors = fast_products(name)
         assert (factors and factors[0].size(1)) == products

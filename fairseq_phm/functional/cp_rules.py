@@ -1,4 +1,4 @@
-"""Rules of bounded tensor rank: R block products instead of n^2."""
+"""Rules of CP rank R: R block products instead of n^2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK = 256
 """Tokens that are mixed and multiplied at a time: what is between stays in caches."""
 
 
-def bounded_rank_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+def cp_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """A[i, p, q] = sum_r u[i, r] v[p, r] w[q, r].
 
     Args:
@@ -23,7 +23,7 @@ def bounded_rank_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
     return (u[:, None, None] * v[:, None] * w).sum(-1)
 
 
-def exact_rule_factors(name: str) -> Optional[Tuple[Tensor, Tensor, Tensor]]:
+def fast_products(name: str) -> Optional[Tuple[Tensor, Tensor, Tensor]]:
     """Factors (n, R) of an algebra's rule with fewer than n^2 products; None without.
 
     Three products for complex numbers (Gauss), eight for quaternions (Howell and Lafon,
@@ -31,8 +31,8 @@ def exact_rule_factors(name: str) -> Optional[Tuple[Tensor, Tensor, Tensor]]:
 
     >>> from fairseq_phm.functional import multiplication_rule
     >>> for name in ("complex", "quaternion"):
-    ...     factors = exact_rule_factors(name)
-    ...     print(bounded_rank_rule(*factors).equal(multiplication_rule(name)))
+    ...     factors = fast_products(name)
+    ...     print(cp_rule(*factors).equal(multiplication_rule(name)))
     True
     True
     """
@@ -81,13 +81,13 @@ _EXACT = {
 }
 
 
-def make_rule_factors(
+def make_cp_factors(
     start: str, n: int, rank: int, generator: Optional[torch.Generator] = None
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Factors (n, R) of a rule that learns, of mean square 1.
 
     Args:
-        start: ``"random"``: see :func:`random_rule_factors`. ``"learned"``: v and w are
+        start: ``"random"``: see :func:`random_cp_factors`. ``"learned"``: v and w are
             equal and orthogonal, n columns at a time. Where R = n, u is the identity,
             the R products T_r being free blocks whatever u is: then the weights H of
             two layers with this rule have a product of the same kind, as those of an
@@ -95,24 +95,24 @@ def make_rule_factors(
         n, rank: sizes.
         generator: source of random numbers; default: torch's own.
 
-    >>> A = bounded_rank_rule(*make_rule_factors("learned", 4, 4))
+    >>> A = cp_rule(*make_cp_factors("learned", 4, 4))
     >>> squares, others = A @ A, A[0] @ A[1]
     >>> squares.allclose(A * squares.norm() / A.norm(), atol=1e-5)
     True
     >>> others.abs().max() < 1e-5
     tensor(True)
     """
-    u, v, w = random_rule_factors(n, rank, generator)
+    u, v, w = random_cp_factors(n, rank, generator)
     if start == "random":
         return u, v, w
     if rank == n:
         v = v * (n / v.norm())
         return torch.eye(n), v, v.clone()
-    scale = bounded_rank_rule(u, v, v).square().mean() ** (-1 / 6)
+    scale = cp_rule(u, v, v).square().mean() ** (-1 / 6)
     return u * scale, v * scale, v * scale
 
 
-def random_rule_factors(
+def random_cp_factors(
     n: int, rank: int, generator: Optional[torch.Generator] = None
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Factors (n, R) of a random rule with the mean square 1, as ``random_rule`` has.
@@ -129,11 +129,11 @@ def random_rule_factors(
         return torch.cat(squares, 1)[:, :rank]
 
     u, v, w = factor(), factor(), factor()
-    scale = bounded_rank_rule(u, v, w).square().mean() ** (-1 / 6)
+    scale = cp_rule(u, v, w).square().mean() ** (-1 / 6)
     return u * scale, v * scale, w * scale
 
 
-def bounded_rank_linear(
+def cp_linear(
     input: Tensor,
     u: Tensor,
     v: Tensor,
@@ -141,7 +141,7 @@ def bounded_rank_linear(
     blocks: Tensor,
     bias: Optional[Tensor] = None,
 ) -> Tensor:
-    """A PHM layer whose rule is :func:`bounded_rank_rule` (u, v, w), without H.
+    """A PHM layer whose rule is :func:`cp_rule` (u, v, w), without H.
 
     With x_q and y_p the n parts of input and output, y_p = sum_r v[p, r] T_r x'_r,
     where T_r = sum_i u[i, r] S_i and x'_r = sum_q w[q, r] x_q. The R products take
@@ -157,9 +157,9 @@ def bounded_rank_linear(
         Tensor (..., out).
 
     >>> u, v, w, blocks = *torch.randn(3, 2, 3), torch.randn(2, 4, 5)
-    >>> rule, x = bounded_rank_rule(u, v, w), torch.randn(6, 10)
+    >>> rule, x = cp_rule(u, v, w), torch.randn(6, 10)
     >>> H = sum(torch.kron(rule[i], blocks[i]) for i in range(2))
-    >>> bounded_rank_linear(x, u, v, w, blocks).allclose(x @ H.t(), atol=1e-4)
+    >>> cp_linear(x, u, v, w, blocks).allclose(x @ H.t(), atol=1e-4)
     True
     """
     n, height, width = blocks.shape

@@ -1,0 +1,190 @@
+"""Checkpoints of fairseq: read, written, and the factors of PHM layers found in them.
+
+The only module that knows the keys of rules and blocks; layers themselves store them in
+:mod:`fairseq_phm.modules.factors`.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from .errors import DataError
+from .files import written_whole
+from .modules import PHMLinear
+from .spec import RULES
+from .substitution.scopes import PAIRS
+
+logger = logging.getLogger(__name__)
+
+RULE, BLOCKS = "rule", "blocks"
+OTHER_FACTORS = {"blocks_u": "low-rank blocks", "rule_u": "a rule of CP rank R"}
+"""Keys of layers that have no full rule or no full blocks -> what they have."""
+
+
+def read_checkpoint(path: Path) -> Dict[str, Any]:
+    """Read a checkpoint of fairseq onto the CPU.
+
+    Raises:
+        DataError: the file cannot be read or is no such checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # what pickle raises for other files is of any kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: no checkpoint: {reason}") from None
+    model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    if not isinstance(model, dict) or not all(map(torch.is_tensor, model.values())):
+        raise DataError(f"{path}: no checkpoint of fairseq: it has no 'model'")
+    return checkpoint
+
+
+def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:
+    """Write a checkpoint; the file appears only when it is complete.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    with written_whole(path, "wb") as file:
+        torch.save(checkpoint, file)
+
+
+class RuleKeys(NamedTuple):
+    """Where a state dict has rules and blocks.
+
+    ``layers`` maps the key of a rule to the keys of the blocks that it mixes, of one
+    layer or of all that share it. ``problem`` says why some layers are not among them.
+    """
+
+    layers: Dict[str, List[str]]
+    problem: str
+
+
+def find_rules(model: Mapping[str, Tensor]) -> RuleKeys:
+    """Find full rules, and the blocks that go with each, in a state dict.
+
+    A shared rule is stored once, with one of its layers, and belongs to all layers of
+    the same n below some module: it is the one with the most of the path in common; of
+    two in one attention block, the one of the same pair, q and k or v and out.
+    """
+    rules = {_parent(key): key for key in model if _name(key) == RULE}
+    layers: Dict[str, List[str]] = {}
+    others = [
+        f"{_parent(key)} has {OTHER_FACTORS[_name(key)]}"
+        for key in model
+        if _name(key) in OTHER_FACTORS
+    ]
+    problem = others[0] if others else ""
+    for key, value in model.items():
+        parent = _parent(key)
+        if _name(key) != BLOCKS or len(value) == 1:
+            continue
+        if parent not in rules:
+            common = {
+                other: len(os.path.commonprefix([parent.split("."), other.split(".")]))
+                for other, rule in rules.items()
+                if len(model[rule]) == len(value)
+            }
+            nearest = [o for o in common if common[o] == max(common.values())]
+            if len(nearest) > 1:
+                pair = PAIRS.get(_name(parent))
+                nearest = [o for o in nearest if PAIRS.get(_name(o)) == pair]
+            if len(nearest) != 1:
+                problem = problem or f"cannot tell whose rule {parent} shares"
+                continue
+            parent = nearest[0]
+        layers.setdefault(rules[parent], []).append(key)
+    return RuleKeys(layers, problem)
+
+
+def fit_shared_rules(
+    model: nn.Module,
+    state_dict: Mapping[str, Any],
+    share_rule: str,
+    separate: bool = False,
+) -> Dict[str, Any]:
+    """Return a state dict that the layers of a model with shared rules can load.
+
+    Args:
+        model: whose rules are shared, see :data:`fairseq_phm.substitution.SHARE_RULE`.
+        state_dict: of the same model, or one from which whole layers were pruned: the
+            rule of a stack or model may have gone with them, and is found again.
+        share_rule: how far rules reach in the model.
+        separate: layers whose rules differ in ``state_dict`` get rules of their own,
+            as checkpoints have from when rules were not shared by default.
+
+    Raises:
+        ValueError: different rules for layers that share one, unless ``separate``.
+    """
+    parents: Dict[int, str] = {}
+    apart = 0
+    for path, module in model.named_modules():
+        if not isinstance(module, PHMLinear):
+            continue
+        different = _different_rules(path, module, state_dict, parents)
+        if different and separate:
+            module.untie_rule()
+            apart += 1
+        elif different:
+            key, parent = next(iter(different.items()))
+            raise ValueError(
+                f"the checkpoint has different rules at {parent} and {key}, which are "
+                f"one with --phm-share-rule {share_rule}"
+            )
+    if apart:
+        logger.info("The checkpoint has rules of their own for %d more layers", apart)
+    if share_rule not in ("stack", "model"):
+        return dict(state_dict)
+    return _with_rules_of_pruned_layers(state_dict, share_rule)
+
+
+def _different_rules(
+    path: str, layer: PHMLinear, state: Mapping[str, Any], parents: Dict[int, str]
+) -> Dict[str, str]:
+    """Return the keys of a layer's rule that differ from those of its parent.
+
+    ``parents`` maps a parameter to the first key with it, and is filled here.
+    """
+    different = {}
+    for name in RULES:
+        key = f"{path}.{name}"
+        if key in state:
+            parent = parents.setdefault(id(layer.stored(name)), key)
+            if not torch.equal(state[key], state[parent]):
+                different[key] = parent
+    return different
+
+
+def _with_rules_of_pruned_layers(
+    state_dict: Mapping[str, Any], share_rule: str
+) -> Dict[str, Any]:
+    fitted = dict(state_dict)
+    rules: Dict[Any, Tensor] = {}
+
+    def scope(key: str, n: int, name: str) -> Any:
+        return key.partition(".")[0] if share_rule == "stack" else "", n, name
+
+    for key, rule in state_dict.items():
+        if _name(key) in RULES:
+            rules.setdefault(scope(key, rule.size(0), _name(key)), rule)
+    for key, blocks in state_dict.items():
+        if _name(key) not in ("blocks", "blocks_u"):
+            continue
+        for name in RULES:
+            rule: Optional[Tensor] = rules.get(scope(key, blocks.size(0), name))
+            if rule is not None:
+                fitted.setdefault(f"{_parent(key)}.{name}", rule)
+    return fitted
+
+
+def _parent(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _name(key: str) -> str:
+    return key.rpartition(".")[2]

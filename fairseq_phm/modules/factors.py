@@ -1,0 +1,255 @@
+"""Rule and blocks of a PHM layer: parameters, sharing between layers, state dicts."""
+
+import copy
+import weakref
+from typing import Any, Dict, List, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ..functional import cp_rule, low_rank_blocks, make_rule, times_rate
+from ..functional.rules import is_start
+from ..spec import RULES, PHMSpec
+
+SCALED = {name: f"scaled_{name}" for name in RULES}
+"""Learned factor of a rule -> the parameter that it is ``rule_lr`` times."""
+BLOCKS = ("blocks", "blocks_u", "blocks_v")
+STORED = (*RULES, *BLOCKS)
+"""Names of the factors in checkpoints."""
+FACTORS = (*STORED, *SCALED.values())
+"""Names of the tensors that H is built from; a layer leaves some of them None."""
+
+_saved: Any = WeakIdKeyDictionary()
+"""Parameter -> its last entry in a state dict (weak), for the layers that share it."""
+
+
+class Factors(nn.Module):
+    """Holds the factors of H: a rule, or u, v, w of a CP rule; blocks, or U and V.
+
+    A learned factor of a rule is ``rule_lr`` times its parameter ``scaled_...``, and
+    reads as the product. State dicts hold the product, whatever ``rule_lr`` is. A tied
+    factor, one that is shared with another layer, is left out of a state dict that
+    already holds it, and may be missing when one is loaded.
+    """
+
+    def _make_blocks(
+        self, spec: PHMSpec, height: int, width: int, **place: Any
+    ) -> None:
+        """Register blocks (n, height, width), or their factors of rank r, unfilled."""
+
+        def new(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, **place))
+
+        n, rank = spec.n, spec.rank
+        self.blocks = None if rank else new(n, height, width)
+        self.blocks_u = new(n, height, rank) if rank else None
+        self.blocks_v = new(n, rank, width) if rank else None
+
+    def _make_rule(
+        self,
+        spec: PHMSpec,
+        generator: Optional[torch.Generator],
+        device: Any,
+        dtype: Optional[torch.dtype],
+    ) -> None:
+        """Register the rule of a spec: new, frozen, or tied to another layer's.
+
+        Raises:
+            ValueError: a rule that does not fit.
+        """
+        made: Dict[str, Tensor] = {}
+        if spec.n == 1:
+            if spec.source is None and not is_start(spec.rule):
+                make_rule(spec.rule, 1)  # refuses what does not fit
+        elif spec.source is not None and spec.freeze_rule:
+            found = {name: getattr(spec.source, name) for name in RULES}
+            made = {
+                name: A.detach().clone() for name, A in found.items() if A is not None
+            }
+        elif spec.source is not None:
+            self._tie(spec.source, dtype)
+        elif isinstance(spec.rule, nn.Parameter) and not spec.freeze_rule:
+            self._tie_parameter(spec.rule, dtype)
+        else:
+            made = spec.make_rule(generator)
+        for name, values in made.items():
+            values = values.to(device, dtype or torch.get_default_dtype())
+            self._hold(name, values, spec.is_fixed(name))
+        for name, scaled in SCALED.items():
+            if not hasattr(self, name):
+                self.register_parameter(name, None)
+            if scaled not in self._parameters:
+                self.register_parameter(scaled, None)
+
+    def _hold(self, name: str, values: Tensor, frozen: bool) -> None:
+        """Register a factor of the rule as a buffer, a parameter or a scaled one."""
+        if frozen:
+            self.register_buffer(name, values)
+        elif self.rule_lr == 1:
+            self.register_parameter(name, nn.Parameter(values))
+        else:
+            scaled = nn.Parameter(values / self.rule_lr)
+            scaled.has_rule_lr = True
+            self.register_parameter(SCALED[name], scaled)
+
+    def _tie(self, source: "Factors", dtype: Optional[torch.dtype]) -> None:
+        """Share the rule of another layer, with its learning rate."""
+        if (source.n, source.rule_rank) != (self.n, self.rule_rank):
+            raise ValueError(
+                f"the shared rule has n={source.n}, rule_rank={source.rule_rank}, "
+                f"the layer n={self.n}, rule_rank={self.rule_rank}"
+            )
+        self.rule_lr = source.rule_lr
+        for name in (*RULES, *SCALED.values()):
+            if source._parameters.get(name) is not None:
+                shared = _of_type(source._parameters[name], dtype)
+                self.register_parameter(name, shared)
+            elif source._buffers.get(name) is not None:
+                self.register_buffer(name, source._buffers[name])
+        self._tied = tuple(name for name in RULES if self._learns(name))
+
+    def _tie_parameter(self, rule: nn.Parameter, dtype: Optional[torch.dtype]) -> None:
+        """Share a parameter that is A: its optimizer sets its rate."""
+        if rule.shape != (self.n,) * 3:
+            make_rule(rule, self.n)
+        self.rule_lr = 1.0
+        self.register_parameter("rule", _of_type(rule, dtype))
+        self._tied = ("rule",)
+
+    def untie_rule(self) -> None:
+        """Replace a shared rule by a copy of its own."""
+        for held in (*RULES, *SCALED.values()):
+            for kept in (self._parameters, self._buffers):
+                if kept.get(held) is not None:
+                    kept[held] = copy.deepcopy(kept[held])
+        self._tied = tuple(name for name in self._tied if name not in RULES)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a learned factor of the rule: its parameter times ``rule_lr``."""
+        if name in SCALED:
+            scaled = self.__dict__["_parameters"].get(SCALED[name])
+            if scaled is not None:
+                factor = times_rate(scaled, self.rule_lr)
+                factor.layer = self
+                return factor
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set A by ``layer.rule = A``; an ``nn.Parameter`` becomes the rule itself."""
+        if name in SCALED and isinstance(value, Tensor) and "_parameters" in vars(self):
+            if isinstance(value, nn.Parameter):
+                self._parameters[SCALED[name]] = None
+            elif self._learns(name):
+                self._set(name, value)
+                return
+        super().__setattr__(name, value)
+
+    @torch.no_grad()
+    def _set(self, name: str, values: Tensor) -> None:
+        """Give a factor of the rule these values."""
+        scaled = self._parameters.get(SCALED[name])
+        if scaled is None:
+            getattr(self, name).copy_(values)
+        else:
+            scaled.copy_(values / self.rule_lr)
+
+    def full_rule(self) -> Optional[Tensor]:
+        """Return A (n, n, n): ``rule``, or that of its factors; None for n = 1."""
+        lr, v = self.rule_lr, self.scaled_rule_v
+        if v is None:
+            if self.rule_v is None:
+                A = self.scaled_rule
+                return self.rule if A is None else times_rate(A, lr)
+            return cp_rule(self.rule_u, self.rule_v, self.rule_w)
+        u = self.scaled_rule_u
+        return cp_rule(
+            self.rule_u if u is None else times_rate(u, lr),
+            times_rate(v, lr),
+            times_rate(self.scaled_rule_w, lr),
+        )
+
+    def full_blocks(self) -> Tensor:
+        """Return S (n, out/n, in/n): ``blocks``, or U V for low-rank blocks."""
+        if self.blocks is None:
+            return low_rank_blocks(self.blocks_u, self.blocks_v)
+        return self.blocks
+
+    @torch.jit.unused
+    def _sources(self) -> List[Tensor]:
+        """Return the tensors that H is built from."""
+        held = {**self._parameters, **self._buffers}
+        return [held[name] for name in FACTORS if held.get(name) is not None]
+
+    def stored(self, name: str) -> Optional[Tensor]:
+        """Return the parameter or buffer behind a factor of :data:`STORED`, or None."""
+        kept = {**self._buffers, **self._parameters}
+        scaled = kept.get(SCALED.get(name, ""))
+        return kept.get(name) if scaled is None else scaled
+
+    def _learns(self, name: str) -> bool:
+        return isinstance(self.stored(name), nn.Parameter)
+
+    def _save_to_state_dict(
+        self, destination: Dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, scaled in SCALED.items():
+            value = destination.pop(prefix + scaled, None)
+            if value is not None:
+                destination[prefix + name] = value * self.rule_lr
+        for name in STORED:
+            held, key = self.stored(name), prefix + name
+            if held is None or name in self._buffers:
+                continue
+            saved = _saved.get(held)
+            earlier = None if saved is None else saved()
+            if name in self._tied and any(
+                value is earlier for value in destination.values()
+            ):
+                del destination[key]
+            else:
+                _saved[held] = weakref.ref(destination[key])
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Dict[str, Any],
+        prefix: str,
+        local_metadata: Dict[str, Any],
+        strict: bool,
+        missing_keys: List[str],
+        unexpected_keys: List[str],
+        error_msgs: List[str],
+    ) -> None:
+        renamed = {
+            prefix + SCALED[name]: prefix + name
+            for name in RULES
+            if self._parameters.get(SCALED[name]) is not None
+        }
+        for held, key in renamed.items():
+            if isinstance(state_dict.get(key), Tensor):
+                state_dict[held] = state_dict.pop(key) / self.rule_lr
+        missing: List[str] = []
+        errors: List[str] = []
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing,
+            unexpected_keys,
+            errors,
+        )
+        optional = {prefix + name for name in self._tied}
+        missing = [renamed.get(key, key) for key in missing]
+        missing_keys += [key for key in missing if key not in optional]
+        for message in errors:
+            for held, key in renamed.items():
+                message = message.replace(held, key)
+            error_msgs.append(message)
+
+
+def _of_type(rule: nn.Parameter, dtype: Optional[torch.dtype]) -> nn.Parameter:
+    if dtype is not None and rule.dtype != dtype:
+        raise ValueError(f"the shared rule is {rule.dtype}, the layer {dtype}")
+    return rule
