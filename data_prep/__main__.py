@@ -74,8 +74,8 @@ def _arguments() -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> None:
     from . import DataError, declaration
-    from .get import raw_files
     from .prepare import prepare
+    from .sources import raw_files
 
     try:
         if options.list:

@@ -40,7 +40,7 @@ class Part:
     generator: str = ""  # "cldr": written by this project
     sha256: Tuple[str, ...] = ()  # of each URL; left out where nobody has published it
     members: Tuple[Tuple[str, ...], ...] = ()  # of the archive: rows of one file a side
-    format: str = "lines"  # see ``FORMATS`` and data_prep/get.py
+    format: str = "lines"  # see ``FORMATS`` and data_prep/sources.py
     fields: Tuple[str, ...] = ()  # of a table with a header: its names for ``columns``
 
 

@@ -1,4 +1,4 @@
-"""All steps of a data set in their order: get, clean, subwords, encode, binarize."""
+"""All steps of a data set in their order: fetch, clean, subwords, encode, binarize."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
-from . import SPLITS, archive, binarize, clean, get, subwords, table, text
+from . import SPLITS, archive, binarize, clean, sources, subwords, table, text
 from .declaration import DataSet
 from .workspace import Workspace
 
@@ -35,8 +35,8 @@ def prepare(
     Steps whose inputs have not changed are skipped.
 
     Args:
-        raw: split -> its files (see :func:`data_prep.get.raw_files`); without it the
-            data set is downloaded, or written by its generator.
+        raw: split -> its files, see :func:`data_prep.sources.raw_files`. Without it
+            the data set is downloaded, or written by its generator.
         workers: processes; one for each core by default.
         command: what the user typed, for the manifest.
 
@@ -46,7 +46,7 @@ def prepare(
     """
     workers = workers or os.cpu_count() or 1
     with Workspace(out) as work:
-        raw = raw or _get(data_set, work)
+        raw = raw or _fetch(data_set, work)
         prepare_kind = _tables if data_set.kind == "table" else _parallel_text
         last = prepare_kind(data_set, raw, work, workers)
         return work.write_manifest(
@@ -78,7 +78,7 @@ def versions() -> Dict[str, str]:
     return found
 
 
-def _get(data_set: DataSet, work: Workspace) -> Files:
+def _fetch(data_set: DataSet, work: Workspace) -> Files:
     """Raw files that are downloaded or written."""
     sides = data_set.languages or ("tsv",)
     parameters: Dict[str, Any] = {
@@ -93,10 +93,10 @@ def _get(data_set: DataSet, work: Workspace) -> Files:
         "raw",
         {},
         parameters,
-        lambda out: get.fetch(data_set, work.folder / "downloads", out),
-        [get, archive],
+        lambda out: sources.fetch(data_set, work.folder / "downloads", out),
+        [sources, archive],
     )
-    return get.raw_files(folder, sides)
+    return sources.raw_files(folder, sides)
 
 
 def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
