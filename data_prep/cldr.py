@@ -7,8 +7,6 @@ translation is theirs, and the text of a seed depends on their versions.
 
 from __future__ import annotations
 
-import os
-import shutil
 import unicodedata
 from collections import Counter
 from datetime import datetime, timedelta
@@ -28,6 +26,7 @@ from babel.units import UnknownUnitError, format_unit
 from num2words import CONVERTER_CLASSES, num2words
 
 from . import LANGUAGES
+from .workspace import atomic_path
 
 SIZES = MappingProxyType({"train": 20000, "valid": 500, "test": 500})
 CURRENCIES = """AED ARS AUD BGN BRL CAD CHF CLP CNY COP CZK DKK EGP EUR GBP HKD HUF IDR
@@ -74,19 +73,14 @@ def write_corpus(
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out}: the folder is not empty")
     pairs = iter(sentence_pairs(src, tgt, sum(sizes.values()), seed))
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as partial:
+        partial.mkdir()
         for split, size in sizes.items():
             chosen = [next(pairs) for _ in range(size)]
             for side, language in enumerate((src, tgt)):
                 text = "".join(f"{pair[side]}\n" for pair in chosen)
                 (partial / f"{split}.{language}").write_bytes(text.encode())
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def sentence_pairs(src: str, tgt: str, count: int, seed: int) -> List[Tuple[str, str]]:
