@@ -1,4 +1,4 @@
-"""All steps of a data set in their order: fetch, clean, subwords, encode, binarize."""
+"""Runs the steps of a data set: fetch, clean, learn subwords, encode, binarize."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .declaration import DataSet
 from .workspace import Workspace
 
 PACKAGES = ("fairseq-fixed", "fairseq", "sentencepiece", "sacrebleu", "mtdata")
-GENERATORS = ("babel", "num2words")  # the text of the demo corpus depends on them
+GENERATORS = ("babel", "num2words")  # of the demo corpus
 
 Files = Mapping[str, Sequence[Path]]
 
@@ -27,22 +27,24 @@ def prepare(
     workers: Optional[int] = None,
     command: str = "",
 ) -> Dict[str, Any]:
-    """Prepare a data set in the folder ``out``; its manifest.
+    """Prepare a data set in the folder ``out``. Returns its manifest.
 
-    Parallel text ends in ``out/bin``, for ``fairseq-train``; ``out/clean`` has the same
-    sentences as text, ``out/subwords/model`` is the sentencepiece model. Tables end in
-    ``out/clean/SPLIT.tsv``. ``out/manifest.json`` is there when all is complete.
-    Steps whose inputs have not changed are skipped.
+    For parallel text, ``out/clean`` has the clean text, ``out/subwords/model`` the
+    sentencepiece model and ``out/bin`` the data for ``fairseq-train``. For tables,
+    ``out/clean/SPLIT.tsv`` has the clean rows. ``out/manifest.json`` exists only when
+    all steps are complete. Steps whose inputs have not changed are skipped.
 
     Args:
+        data_set: the declaration.
+        out: folder to fill.
         raw: split -> its files, see :func:`data_prep.sources.raw_files`. Without it
             the data set is downloaded, or written by its generator.
-        workers: processes; one for each core by default.
-        command: what the user typed, for the manifest.
+        workers: number of processes; default: one for each core.
+        command: the command line, for the manifest.
 
     Raises:
-        DataError: input that cannot be used, a source that fails, a full disk, another
-            process in the folder. Nothing that looks finished is left.
+        DataError: wrong input, a source that fails, a full disk, or another process
+            in the folder. No incomplete step is left.
     """
     workers = workers or os.cpu_count() or 1
     with Workspace(out) as work:
@@ -68,7 +70,7 @@ def prepare(
 
 
 def versions() -> Dict[str, str]:
-    """Versions of Python and of the packages that have a say in the result."""
+    """Versions of Python and of the packages that affect the result."""
     found = {"python": platform.python_version()}
     for package in PACKAGES + GENERATORS:
         try:
@@ -79,7 +81,7 @@ def versions() -> Dict[str, str]:
 
 
 def _fetch(data_set: DataSet, work: Workspace) -> Files:
-    """Raw files that are downloaded or written."""
+    """Download or generate the raw files. Returns them by split."""
     sides = data_set.languages or ("tsv",)
     parameters: Dict[str, Any] = {
         "parts": [vars(part) for part in data_set.parts],
@@ -100,6 +102,7 @@ def _fetch(data_set: DataSet, work: Workspace) -> Files:
 
 
 def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
+    """Run the steps of parallel text. Returns the step with the final counts."""
     languages = data_set.languages
     names = [f"{split}.{language}" for split in SPLITS for language in languages]
     limits = (data_set.max_characters, data_set.max_ratio)
@@ -144,6 +147,7 @@ def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int)
 
 
 def _tables(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
+    """Run the step of tables. Returns its name, as it has the final counts."""
     rules = (
         data_set.columns, data_set.labels, data_set.drop_labels, data_set.lines,
     )  # fmt: skip
@@ -171,7 +175,7 @@ def _fairseq() -> Optional[str]:
 
 
 def _total(work: Workspace, kind: str) -> Dict[str, int]:
-    """What all steps dropped or repaired, by reason."""
+    """Number of lines that all steps dropped or repaired, by reason."""
     total: Counter = Counter()
     for record in work.records.values():
         for counts in record["result"].values():
