@@ -124,22 +124,24 @@ def _frozen(value: Any) -> Any:
 def _check(data_set: DataSet, path: Path) -> None:
     """Refuse declarations that would fail later or give wrong data."""
     faults: Dict[str, bool] = {
-        f"kind is one of {', '.join(KINDS)}": data_set.kind not in KINDS,
-        "a parallel text has two languages": data_set.kind == "parallel"
+        f"kind must be one of {', '.join(KINDS)}": data_set.kind not in KINDS,
+        "a parallel text needs two languages": data_set.kind == "parallel"
         and len(set(data_set.languages)) != 2,
-        "the columns of a table have a label": data_set.kind == "table"
+        "the columns of a table need a label": data_set.kind == "table"
         and "label" not in data_set.columns,
     }
     for part in data_set.parts:
         sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
-        faults[f"split {part.split!r} is one of {', '.join(SPLITS)}"] = (
+        faults[f"split {part.split!r} must be one of {', '.join(SPLITS)}"] = (
             part.split not in SPLITS
         )
-        faults[f"format {part.format!r} is one of {', '.join(FORMATS)}"] = (
+        faults[f"format {part.format!r} must be one of {', '.join(FORMATS)}"] = (
             part.format not in FORMATS
         )
-        faults["a part has one source"] = sum(map(bool, sources)) != 1
-        faults["an archive has members"] = bool(part.archive) != bool(part.members)
+        faults["a part needs exactly one source"] = sum(map(bool, sources)) != 1
+        faults["an archive needs members, and members an archive"] = bool(
+            part.archive
+        ) != bool(part.members)
     for rule, broken in faults.items():
         if broken:
             raise DataError(f"{path}: {rule}")

@@ -403,9 +403,9 @@ def test_bad_options_and_declarations(raw, tmp_path):
     assert "unknown language 'fr'" in unknown
     file = tmp_path / "own.toml"
     for text, message in (
-        ('title = "x"\nkind = "paralel"', "kind is one of parallel, table"),
-        ('title = "x"\nkind = "parallel"', "a parallel text has two languages"),
-        ('title = "x"\nkind = "table"', "the columns of a table have a label"),
+        ('title = "x"\nkind = "paralel"', "kind must be one of parallel, table"),
+        ('title = "x"\nkind = "parallel"', "a parallel text needs two languages"),
+        ('title = "x"\nkind = "table"', "the columns of a table need a label"),
         ('title = "x"\nkind = "table"\nlang = "x"', "unknown key 'lang'"),
         ('title = "x"\nkind = 3', "kind = 3 is not of type str"),
         ('title = "x"', "missing 1 required positional argument: 'kind'"),
