@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple, Type, TypeVar
+from typing import Any, List, Mapping, Tuple, Type, TypeVar
 
 from . import SPLITS, DataError
 
@@ -123,25 +123,34 @@ def _frozen(value: Any) -> Any:
 
 def _check(data_set: DataSet, path: Path) -> None:
     """Refuse declarations that would fail later or give wrong data."""
-    faults: Dict[str, bool] = {
-        f"kind must be one of {', '.join(KINDS)}": data_set.kind not in KINDS,
-        "a parallel text needs two languages": data_set.kind == "parallel"
-        and len(set(data_set.languages)) != 2,
-        "the columns of a table need a label": data_set.kind == "table"
-        and "label" not in data_set.columns,
-    }
+    faults = [
+        (data_set.kind not in KINDS, f"kind must be one of {', '.join(KINDS)}"),
+        (
+            data_set.kind == "parallel" and len(set(data_set.languages)) != 2,
+            "a parallel text needs two languages",
+        ),
+        (
+            data_set.kind == "table" and "label" not in data_set.columns,
+            "the columns of a table need a label",
+        ),
+    ]
     for part in data_set.parts:
         sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
-        faults[f"split {part.split!r} must be one of {', '.join(SPLITS)}"] = (
-            part.split not in SPLITS
-        )
-        faults[f"format {part.format!r} must be one of {', '.join(FORMATS)}"] = (
-            part.format not in FORMATS
-        )
-        faults["a part needs exactly one source"] = sum(map(bool, sources)) != 1
-        faults["an archive needs members, and members an archive"] = bool(
-            part.archive
-        ) != bool(part.members)
-    for rule, broken in faults.items():
+        faults += [
+            (
+                part.split not in SPLITS,
+                f"split {part.split!r} must be one of {', '.join(SPLITS)}",
+            ),
+            (
+                part.format not in FORMATS,
+                f"format {part.format!r} must be one of {', '.join(FORMATS)}",
+            ),
+            (sum(map(bool, sources)) != 1, "a part needs exactly one source"),
+            (
+                bool(part.archive) != bool(part.members),
+                "an archive needs members, and members an archive",
+            ),
+        ]
+    for broken, rule in faults:
         if broken:
             raise DataError(f"{path}: {rule}")

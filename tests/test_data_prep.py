@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from data_prep import declaration
+from data_prep import DataError, declaration
 from data_prep.prepare import prepare
 from data_prep.subwords import train_subwords
 from data_prep.text import read_lines
@@ -414,6 +414,25 @@ def test_bad_options_and_declarations(raw, tmp_path):
         file.write_text(text)
         error = last(file, "--raw", raw, "--out", tmp_path / "out")
         assert error.startswith(f"data_prep: {file}: ") and message in error
+
+
+@pytest.mark.parametrize(
+    "part,message",
+    [
+        ("", "a part needs exactly one source"),
+        ('mtdata = "x"\nsacrebleu = "y"', "a part needs exactly one source"),
+        ('archive = "x"', "an archive needs members"),
+        ('mtdata = "x"\nformat = "y"', "format 'y' must be one of lines"),
+    ],
+)
+def test_every_part_is_checked(tmp_path, part, message):
+    head = 'title = "x"\nkind = "parallel"\nlanguages = ["en", "de"]\n'
+    parts = [f'[[parts]]\nsplit = "train"\n{one}\n' for one in (part, 'mtdata = "x"')]
+    file = tmp_path / "own.toml"
+    for order in (parts, parts[::-1]):
+        file.write_text(head + "".join(order))
+        with pytest.raises(DataError, match=message):
+            declaration.load(str(file))
 
 
 def test_every_declaration_is_complete():
