@@ -1,7 +1,7 @@
-"""Data sets: where they come from and how they become what fairseq trains on.
+"""Downloads data sets, cleans them and prepares them for ``fairseq-train``.
 
-``python -m data_prep --help`` is the command, :func:`data_prep.prepare.prepare` the
-function behind it, ``data_prep/datasets/`` has one declarative file per data set.
+The command is ``python -m data_prep``, the function :func:`data_prep.prepare.prepare`.
+Each file in ``data_prep/datasets/`` declares one data set.
 """
 
 SPLITS = ("train", "valid", "test")
@@ -10,4 +10,4 @@ LANGUAGES = ("de", "en", "et", "id", "mk", "ro", "vi")
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message is one line that names file and line."""
+    """An error in the data. The message is one line; it names the file and the line."""

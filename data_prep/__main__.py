@@ -14,13 +14,13 @@ EXAMPLES = """examples:
   python -m data_prep iwslt14-de-en --raw FOLDER --out runs/data/de-en
   python -m data_prep --raw FOLDER --src en --tgt cs --vocab-size 16000
 
-FOLDER has train, valid (or dev) and test, one sentence a line: train.en, train.cs, ...
-or train.tsv, ... for tables; plain, .gz or .xz. A second call skips what has not
-changed, an interrupted one goes on."""
+FOLDER holds train, valid (or dev) and test, with one sentence per line: train.en,
+train.cs, ..., or train.tsv, ... for tables; plain, .gz or .xz. A second call skips the
+steps whose inputs have not changed. After an interruption, run the command again."""
 
 
 def main() -> None:
-    """Run the command; errors end in one line and exit code 1."""
+    """Run the command. An error prints one line and exits with code 1."""
     try:
         _run(_arguments())
     except ModuleNotFoundError as error:
@@ -29,33 +29,37 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"data_prep: {where}{error.strerror}")
     except KeyboardInterrupt:
-        print("\ndata_prep: interrupted; the same command goes on", file=sys.stderr)
+        print("\ndata_prep: interrupted; run it again to resume", file=sys.stderr)
         sys.exit(130)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep",
-        description="Downloads or reads a data set, cleans it and makes what fairseq "
-        "trains on.",
+        description="Downloads or reads a data set, cleans it and prepares it for "
+        "fairseq-train.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("data_set", nargs="?", help="name (see --list), or path of a .toml file")
-    add("--list", action="store_true", help="the declared data sets")
+    add("--list", action="store_true", help="list the declared data sets")
     add(
         "--raw",
         type=Path,
         metavar="FOLDER",
-        help="files on disk, no download",
+        help="use files on disk instead of a download",
     )
     add("--out", type=Path, metavar="FOLDER", help="default: runs/data/NAME")
-    add("--src", metavar="LANGUAGE", help="source: any with --raw; also turns a pair")
+    add(
+        "--src",
+        metavar="LANGUAGE",
+        help="source; --src and --tgt also reverse a declared pair",
+    )
     add("--tgt", metavar="LANGUAGE", help="target")
-    add("--vocab-size", type=int, metavar="N", help="subwords, instead of the declared")
-    add("--seed", type=int, help="of the demo corpus; the rest needs none")
+    add("--vocab-size", type=int, metavar="N", help="number of subwords")
+    add("--seed", type=int, help="of the demo corpus; no other set uses it")
     add("--workers", type=int, metavar="N", help="processes (default: all cores)")
     options = parser.parse_args()
     if not (options.list or options.data_set or options.raw):
@@ -74,8 +78,8 @@ def _arguments() -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> None:
     from . import DataError, declaration
-    from .get import raw_files
     from .prepare import prepare
+    from .sources import raw_files
 
     try:
         if options.list:

@@ -1,4 +1,4 @@
-"""Reads members of .zip and .tar archives; nothing is written by an archive's names."""
+"""Reads members of .zip and .tar archives, without extracting them to disk."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DAMAGED = (
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Callable[[str], IO[bytes]]]:
-    """Check the whole archive, then give a function that opens a member by its name.
+def open_archive(path: Path) -> Iterator[Callable[[str], IO[bytes]]]:
+    """Check all members of an archive, then give a function that opens one by name.
 
     Raises:
-        DataError: a damaged archive, or one with an absolute path, a path that climbs
-            out of its folder, a link or a device; no such member.
+        DataError: the archive is damaged, has no such member, or has a member that is
+            a link, a device, or a path outside the archive's folder.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -48,7 +48,7 @@ def opened(path: Path) -> Iterator[Callable[[str], IO[bytes]]]:
 def _check(path: Path, name: str, plain: bool) -> None:
     member = PurePosixPath(name.replace("\\", "/"))
     if member.is_absolute() or ".." in member.parts or ":" in name[:2]:
-        raise DataError(f"{path}: the member {name!r} climbs out of its folder")
+        raise DataError(f"{path}: the member {name!r} is outside the folder")
     if not plain:
         raise DataError(f"{path}: the member {name!r} is a link or a device")
 

@@ -1,4 +1,4 @@
-"""Text in subwords -> fairseq's binarised data, by ``fairseq-preprocess``."""
+"""Binarizes text in subwords with ``fairseq-preprocess``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from . import SPLITS, DataError
 def binarize(
     encoded: Path, languages: Sequence[str], dictionary: Path, out: Path, workers: int
 ) -> Dict[str, Any]:
-    """Fill ``out`` with what ``fairseq-train`` reads.
+    """Write the data that ``fairseq-train`` reads to ``out``.
 
     Args:
-        encoded: folder of ``SPLIT.LANGUAGE`` in subwords.
+        encoded: folder with the files ``SPLIT.LANGUAGE``, in subwords.
         languages: source and target.
         dictionary: of both languages, in fairseq's format.
+        out: an existing folder.
+        workers: number of processes.
 
     Returns:
-        ``SPLIT.LANGUAGE`` -> ``lines``, ``tokens`` (with one end mark a line) and
-        ``unknown``, in percent of the tokens.
+        ``SPLIT.LANGUAGE`` -> ``lines``, ``tokens`` (one of each line is the end mark)
+        and ``unknown``, the percentage of unknown tokens.
 
     Raises:
         DataError: fairseq is missing or fails.

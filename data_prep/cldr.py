@@ -1,14 +1,12 @@
-"""A demo corpus that needs no download: parallel sentences made from Unicode CLDR data.
+"""Generates a demo corpus, without a download, from Unicode CLDR data.
 
-A sentence is one to three facts (or lists of facts of one kind). ``babel``, which
-carries CLDR, renders them in either language, and ``num2words`` spells numbers: every
-translation is theirs, and the text of a seed depends on their versions.
+A sentence has one to three facts, or lists of facts of one kind. ``babel``, which
+contains CLDR, formats each fact in both languages, and ``num2words`` spells numbers.
+The text of a seed depends on the versions of these two libraries.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import unicodedata
 from collections import Counter
 from datetime import datetime, timedelta
@@ -28,6 +26,7 @@ from babel.units import UnknownUnitError, format_unit
 from num2words import CONVERTER_CLASSES, num2words
 
 from . import LANGUAGES
+from .workspace import atomic_path
 
 SIZES = MappingProxyType({"train": 20000, "valid": 500, "test": 500})
 CURRENCIES = """AED ARS AUD BGN BRL CAD CHF CLP CNY COP CZK DKK EGP EUR GBP HKD HUF IDR
@@ -56,52 +55,49 @@ FactMaker = Callable[[Random, Locales], Text]
 def write_corpus(
     src: str, tgt: str, out: Path, sizes: Mapping[str, int] = SIZES, seed: int = 1
 ) -> None:
-    """Write ``out/SPLIT.SRC`` and ``out/SPLIT.TGT``, one sentence a line.
+    """Write ``out/SPLIT.SRC`` and ``out/SPLIT.TGT``, one sentence per line.
 
-    No sentence of a split occurs in another one, on either side. ``out`` appears only
-    when it is complete. Source of the text: CLDR as in the installed ``babel``.
+    No two splits share a sentence, on either side. ``out`` is created only when it is
+    complete. The text comes from the CLDR data of the installed ``babel``.
 
     Args:
-        src, tgt: two of ``LANGUAGES``; they are the files' endings.
-        out: folder to make; an empty one may be there already.
+        src, tgt: two of ``LANGUAGES``; also the endings of the files.
+        out: folder to create; it may exist if it is empty.
         sizes: split -> number of sentence pairs.
         seed: as in :func:`sentence_pairs`.
 
     Raises:
         ValueError: as :func:`sentence_pairs`.
-        FileExistsError: there is something in ``out``.
+        FileExistsError: ``out`` is not empty.
     """
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out}: the folder is not empty")
     pairs = iter(sentence_pairs(src, tgt, sum(sizes.values()), seed))
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as partial:
+        partial.mkdir()
         for split, size in sizes.items():
             chosen = [next(pairs) for _ in range(size)]
             for side, language in enumerate((src, tgt)):
                 text = "".join(f"{pair[side]}\n" for pair in chosen)
                 (partial / f"{split}.{language}").write_bytes(text.encode())
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def sentence_pairs(src: str, tgt: str, count: int, seed: int) -> List[Tuple[str, str]]:
-    """Sentence pairs that differ from each other on both sides.
+    """Generate sentence pairs. No sentence occurs twice, on either side.
 
-    The text is NFC, without line ends, tabs, and double or special spaces. Its source:
-    CLDR as in the installed ``babel``, and ``num2words`` where it has both languages.
+    The text is in NFC, without line ends, tabs, double spaces and special spaces. It
+    comes from the CLDR data of the installed ``babel``, and from ``num2words`` where it
+    supports both languages.
 
     Args:
         src, tgt: two of ``LANGUAGES``.
         count: number of pairs.
-        seed: the same one gives the same pairs, with the same libraries.
+        seed: of the random choices. With the same versions of the libraries, the
+            same seed gives the same pairs.
 
     Raises:
-        ValueError: a language that is not in ``LANGUAGES``, or the same one twice.
+        ValueError: a language is not in ``LANGUAGES``, or both are the same.
     """
     supported = f"(supported: {', '.join(LANGUAGES)})"
     for language in (src, tgt):
@@ -123,7 +119,7 @@ def sentence_pairs(src: str, tgt: str, count: int, seed: int) -> List[Tuple[str,
 
 
 def fact_makers(locales: Locales) -> List[FactMaker]:
-    """The kinds of facts that a pair of languages has."""
+    """Functions that make a fact, one for each kind that both languages support."""
     makers = [_date, _moment, _time, _interval, _relative_time]
     makers += [_money, _count, _territory, _language, _city_time]
     if all(locale.language in CONVERTER_CLASSES for locale in locales):
@@ -134,7 +130,7 @@ def fact_makers(locales: Locales) -> List[FactMaker]:
 def _sentence(rng: Random, locales: Locales, makers: List[FactMaker]) -> Text:
     chosen = rng.sample(makers, rng.choice((1, 2, 2, 2, 3)))
     sides = list(zip(*(_phrase(rng, locales, maker) for maker in chosen)))
-    # No dash: it would look like an interval. No stop after the one of "2024 г."
+    # No dash: it looks like an interval. No full stop after that of "2024 г."
     stop = rng.choice("?" if any(side[-1].endswith(".") for side in sides) else ".?")
     marks = [rng.choice((": ", "; ")), "; "][: len(chosen) - 1] + [stop]
     source, target = (
@@ -145,7 +141,7 @@ def _sentence(rng: Random, locales: Locales, makers: List[FactMaker]) -> Text:
 
 
 def _phrase(rng: Random, locales: Locales, maker: FactMaker) -> Text:
-    """One fact, or a list of some of its kind where they have no commas inside."""
+    """One fact, or a list of facts of a kind that contains no commas."""
     if maker in (_date, _moment, _interval) or rng.random() < 0.3:
         return maker(rng, locales)
     facts = dict.fromkeys(maker(rng, locales) for _ in range(rng.choice((2, 2, 3))))
@@ -157,7 +153,7 @@ def _phrase(rng: Random, locales: Locales, maker: FactMaker) -> Text:
 
 
 def _plain(text: str) -> str:
-    """Plain single spaces, no soft hyphens and marks of direction, NFC."""
+    """The text in NFC, with single spaces, without soft hyphens and direction marks."""
     kept = (char for char in text if unicodedata.category(char) != "Cf")
     return unicodedata.normalize("NFC", " ".join("".join(kept).split()))
 
@@ -168,7 +164,7 @@ def _both(locales: Locales, render: Callable[[Locale], str]) -> Text:
 
 def _date(rng: Random, locales: Locales) -> Text:
     day = _some_time(rng)
-    # No "medium" and numeric dates: in some languages they look like another style.
+    # Not "medium" or numeric dates: in some languages two styles look the same.
     style = rng.choice(("full", "long", "yMMMEd", "yMMMM", "MMMMd", "yQQQQ"))
     if style in ("full", "long"):
         return _both(locales, lambda at: dates.format_date(day, style, at))
@@ -206,7 +202,7 @@ def _interval(rng: Random, locales: Locales) -> Text:
 
 
 def _relative_time(rng: Random, locales: Locales) -> Text:
-    # The largest numbers that do not turn into one of the next larger unit.
+    # The largest numbers that babel does not convert to the next larger unit.
     most = {"second": 59, "minute": 59, "hour": 23, "day": 6, "week": 4, "month": 11}
     unit, limit = rng.choice(list({**most, "year": 60}.items()))
     seconds = dict(dates.TIMEDELTA_UNITS)[unit] * rng.randint(1, limit)
@@ -221,7 +217,7 @@ def _some_time(rng: Random) -> datetime:
 
 
 def _hours(locale: Locale) -> str:
-    """Skeleton of a time of day, with the 12 or the 24 hours of the language."""
+    """Skeleton of a time of day, with the 12 or 24 hours of the language."""
     return "hm" if "h" in locale.time_formats["short"].pattern else "Hm"
 
 
@@ -252,14 +248,14 @@ _in_currency = partial(format_currency, format_type="name")
 
 @cache
 def _named(keys: str, render: Callable[..., str], locales: Locales) -> List[str]:
-    """Currencies or units that have names of their own in both languages."""
+    """Currencies or units that have a name in both languages."""
 
     def name(key: str, at: Locale) -> str:
         try:
             forms = [render(Decimal(n) / 2, key, locale=at) for n in (10, 2, 3, 42)]
         except UnknownUnitError:
             return ""
-        # babel puts the identifier in the place of a missing name.
+        # babel prints the identifier if a name is missing.
         return "" if any(key in form for form in forms) else forms[0]
 
     return list(_names(keys.split(), name, locales))
@@ -281,11 +277,11 @@ def _city_time(rng: Random, locales: Locales) -> Text:
 def _places(locales: Locales) -> Tuple[List[Text], List[Text], List[Text]]:
     """Territories, their national languages, and the times of cities.
 
-    A city is there when one of the languages has an own name for it.
+    Cities are those for which at least one of the languages has a name.
     """
 
     def time_of_city(zone: str, at: Locale) -> str:
-        # CLDR leaves a name out where it is the last part of the identifier.
+        # CLDR omits a name that equals the last part of the identifier.
         last = zone.rsplit("/", 1)[-1].replace("_", " ")
         return at.zone_formats["region"] % at.time_zones.get(zone, {}).get("city", last)
 
@@ -304,7 +300,7 @@ def _places(locales: Locales) -> Tuple[List[Text], List[Text], List[Text]]:
 def _names(
     keys: Iterable[str], name: Callable[[str, Locale], str], locales: Locales
 ) -> Dict[str, Text]:
-    """Key -> its two names, where both exist and no other key has either of them."""
+    """Key -> its names, for keys with a unique name in both languages."""
     rows = {key: (name(key, locales[0]), name(key, locales[1])) for key in sorted(keys)}
     uses = [Counter(side) for side in zip(*rows.values())]
     return {

@@ -1,4 +1,4 @@
-"""Raw text -> clean text: UTF-8, NFC, no empty, over-long or lopsided pairs."""
+"""Cleans parallel text: UTF-8 in NFC, no empty, very long or lopsided pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from . import DataError
 from .text import Chunk, decode, in_parallel, read_chunks
 
-MARGIN = 20  # characters: as much longer may a side be, whatever the ratio
+MARGIN = 20  # characters of difference up to which the ratio is not checked
 
 Cleaned = Tuple[List[bytes], CounterOf[str], CounterOf[str]]  # sides, dropped, repaired
 
@@ -27,23 +27,29 @@ def clean_pairs(
     workers: int,
     lines: int = 0,
 ) -> Dict[str, Any]:
-    """Write ``out/SPLIT.LANGUAGE``, UTF-8 in NFC with Unix line ends.
+    """Write ``out/SPLIT.LANGUAGE``: UTF-8 in NFC, with Unix line ends.
 
-    Training pairs are dropped when a side is empty, has more than ``max_characters``
-    or more than ``max_ratio`` times the characters of the other side (a difference of
-    up to ``MARGIN`` characters is always fine). Other splits keep every line.
+    A training pair is dropped if a side is empty, if a side is longer than
+    ``max_characters``, or if one side is longer than ``max_ratio`` times the other and
+    more than ``MARGIN`` characters longer. Other splits keep every line.
 
     Args:
         files: split -> its two files.
-        lines: of the training files, the first ones, and a tenth of it for the other
-            splits; 0: all.
+        languages: source and target.
+        out: an existing folder.
+        max_characters: of a side.
+        max_ratio: of the numbers of characters of both sides.
+        workers: number of processes.
+        lines: number of training lines to read, from the start, and a tenth of it for
+            each other split; 0 reads all.
 
     Returns:
-        split -> number of ``pairs``; what was ``dropped`` and ``repaired``, by kind.
+        split -> number of ``pairs``, and of lines ``dropped`` and ``repaired``, by
+        reason.
 
     Raises:
         DataError: see :func:`data_prep.text.read_chunks` and
-            :func:`data_prep.text.decode`; no pair is left.
+            :func:`data_prep.text.decode`; or no pair is left.
     """
     limits = (max_characters, max_ratio)
     report = {}
@@ -63,7 +69,7 @@ def clean_split(
     workers: int,
     lines: int,
 ) -> Dict[str, Any]:
-    """Write what ``work`` makes of each chunk; counts as in :func:`clean_pairs`."""
+    """Clean a split by ``work``. Returns counts, see :func:`clean_pairs`."""
     pairs, dropped, repaired = 0, Counter(), Counter()
     chunks = read_chunks(paths, lines if split == "train" else -(-lines // 10))
     files = [out.open("wb") for out in outs]
@@ -106,17 +112,17 @@ def _clean_pairs(chunk: Chunk, limits: Tuple[int, float]) -> Cleaned:
     return [_joined(side) for side in kept], dropped, repaired
 
 
-def _reason_to_drop(source: str, target: str, most: int, ratio: float) -> str:
+def _reason_to_drop(source: str, target: str, limit: int, ratio: float) -> str:
     if is_empty(source) or is_empty(target):
         return "empty"
     shorter, longer = sorted((len(source), len(target)))
-    if longer > most:
+    if longer > limit:
         return "too long"
     return "ratio" if longer > ratio * shorter and longer > shorter + MARGIN else ""
 
 
 def is_empty(text: str) -> bool:
-    """Whether a text has nothing but spaces and invisible characters."""
+    """Whether a text has only spaces and invisible characters."""
     return not any(char.isprintable() and not char.isspace() for char in text)
 
 

@@ -1,15 +1,11 @@
-"""What a data set is: reads the declarative files in ``data_prep/datasets/``.
-
-They are TOML: Python reads it by itself (from 3.11 on), a value has one type, and a
-language code such as ``no`` stays a language code, which YAML takes for false.
-"""
+"""Reads the declarations of data sets, the TOML files in ``data_prep/datasets/``."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple, Type, TypeVar
+from typing import Any, List, Mapping, Tuple, Type, TypeVar
 
 from . import SPLITS, DataError
 
@@ -27,29 +23,30 @@ Declared = TypeVar("Declared")
 
 @dataclass(frozen=True)
 class Part:
-    """Where some lines of a split come from: exactly one of the first five fields.
+    """A source of lines of a split.
 
-    Parts of a split follow each other in the order of the file.
+    Exactly one of the five fields after ``split`` is set. The parts of a split are
+    concatenated in the order of the file.
     """
 
     split: str
-    mtdata: str = ""  # id of a data set that mtdata knows, columns as in ``languages``
-    sacrebleu: str = ""  # name of a test set that sacrebleu knows
-    urls: Tuple[str, ...] = ()  # one file a side
+    mtdata: str = ""  # id in mtdata; its columns are ``languages``
+    sacrebleu: str = ""  # name of a test set in sacrebleu
+    urls: Tuple[str, ...] = ()  # one file for each side
     archive: str = ""  # URL of a .zip, .tar.gz, .tgz, ...
-    generator: str = ""  # "cldr": written by this project
-    sha256: Tuple[str, ...] = ()  # of each URL; left out where nobody has published it
-    members: Tuple[Tuple[str, ...], ...] = ()  # of the archive: rows of one file a side
-    format: str = "lines"  # see ``FORMATS`` and data_prep/get.py
-    fields: Tuple[str, ...] = ()  # of a table with a header: its names for ``columns``
+    generator: str = ""  # "cldr": generated, see data_prep/cldr.py
+    sha256: Tuple[str, ...] = ()  # of each URL; empty if none is published
+    members: Tuple[Tuple[str, ...], ...] = ()  # names in the archive, one for each side
+    format: str = "lines"  # see ``FORMATS`` and data_prep/sources.py
+    fields: Tuple[str, ...] = ()  # of a table with a header: its columns
 
 
 @dataclass(frozen=True)
 class DataSet:
     """A declared data set.
 
-    ``note`` says what is known and what is not: of sources, checksums, and of how it
-    compares with the data that the paper used.
+    ``note`` says what is known, and what is not, about sources, checksums and the
+    difference from the data of the paper.
     """
 
     name: str
@@ -57,24 +54,24 @@ class DataSet:
     kind: str  # see ``KINDS``
     licence: str = "unknown"
     note: str = ""
-    parts: Tuple[Part, ...] = ()  # none: only from files on disk
-    hold_out: Tuple[str, ...] = ()  # splits that are taken from the training lines:
-    hold_out_every: int = 0  # the first one gets lines N, 2N, ..., the second N+1, ...
+    parts: Tuple[Part, ...] = ()  # none: only files on disk
+    hold_out: Tuple[str, ...] = ()  # splits that are made of training lines
+    hold_out_every: int = 0  # N: the first gets lines N, 2N, ..., the second N+1, ...
 
     # parallel text
     languages: Tuple[str, ...] = ()  # source, target
     subwords: int = 32000  # size of the shared vocabulary, at most
-    subword_sentences: int = 200_000  # sample that it is learned from, both sides
+    subword_sentences: int = 200_000  # sentences, of both sides, to learn them from
     max_characters: int = 1000  # of a side of a training pair
-    max_ratio: float = 9.0  # of the characters of both sides
+    max_ratio: float = 9.0  # of the lengths of both sides, in characters
 
     # tables of texts with a label
     columns: Tuple[str, ...] = ()  # texts, then "label", then anything else
     labels: Tuple[str, ...] = ()
-    drop_labels: Tuple[str, ...] = ()  # rows with these are left out, and counted
+    drop_labels: Tuple[str, ...] = ()  # rows with these are dropped, and counted
 
     seed: int = 1  # of the generator
-    lines: int = 0  # of the training set, a tenth of it for the others; 0: all
+    lines: int = 0  # to read of the training set, a tenth of it of the others; 0: all
 
 
 def names() -> List[str]:
@@ -83,10 +80,10 @@ def names() -> List[str]:
 
 
 def load(name: str) -> DataSet:
-    """The data set of this name, or of a TOML file with this path.
+    """Read a declared data set by its name, or any TOML file by its path.
 
     Raises:
-        DataError: neither is there, or the file says something unknown or incomplete.
+        DataError: there is no such file, or it has unknown, wrong or missing values.
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
@@ -125,24 +122,35 @@ def _frozen(value: Any) -> Any:
 
 
 def _check(data_set: DataSet, path: Path) -> None:
-    """Refuse what would fail later, or silently give something else."""
-    faults: Dict[str, bool] = {
-        f"kind is one of {', '.join(KINDS)}": data_set.kind not in KINDS,
-        "a parallel text has two languages": data_set.kind == "parallel"
-        and len(set(data_set.languages)) != 2,
-        "the columns of a table have a label": data_set.kind == "table"
-        and "label" not in data_set.columns,
-    }
+    """Refuse declarations that would fail later or give wrong data."""
+    faults = [
+        (data_set.kind not in KINDS, f"kind must be one of {', '.join(KINDS)}"),
+        (
+            data_set.kind == "parallel" and len(set(data_set.languages)) != 2,
+            "a parallel text needs two languages",
+        ),
+        (
+            data_set.kind == "table" and "label" not in data_set.columns,
+            "the columns of a table need a label",
+        ),
+    ]
     for part in data_set.parts:
         sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
-        faults[f"split {part.split!r} is one of {', '.join(SPLITS)}"] = (
-            part.split not in SPLITS
-        )
-        faults[f"format {part.format!r} is one of {', '.join(FORMATS)}"] = (
-            part.format not in FORMATS
-        )
-        faults["a part has one source"] = sum(map(bool, sources)) != 1
-        faults["an archive has members"] = bool(part.archive) != bool(part.members)
-    for rule, broken in faults.items():
+        faults += [
+            (
+                part.split not in SPLITS,
+                f"split {part.split!r} must be one of {', '.join(SPLITS)}",
+            ),
+            (
+                part.format not in FORMATS,
+                f"format {part.format!r} must be one of {', '.join(FORMATS)}",
+            ),
+            (sum(map(bool, sources)) != 1, "a part needs exactly one source"),
+            (
+                bool(part.archive) != bool(part.members),
+                "an archive needs members, and members an archive",
+            ),
+        ]
+    for broken, rule in faults:
         if broken:
             raise DataError(f"{path}: {rule}")

@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped, and are checked."""
+"""Resumable downloads with checksums."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from urllib3.util import Retry
 from . import DataError
 from .workspace import sha256
 
-BUSY = (429, 500, 502, 503, 504)  # HTTP codes after which it is tried again
-SECONDS = 30  # without a byte until a connection counts as lost
+BUSY = (429, 500, 502, 503, 504)  # HTTP codes after which the request is repeated
+SECONDS = 30  # of silence after which a connection counts as lost
 
 
 def download(url: str, path: Path, expected: str = "") -> str:
-    """Download ``url`` to ``path`` unless it is there; its SHA-256 in hexadecimal.
+    """Download ``url`` to ``path``, unless the file exists. Returns its SHA-256.
 
-    A broken connection is made again as long as bytes arrive. An incomplete download
-    stays as ``path.part`` and is continued by the next call, unless the server has
-    another version by then. ``path`` itself is whole or absent.
+    A broken connection is renewed as long as bytes arrive. An incomplete download
+    stays in ``path.part``. The next call continues it, unless the server has a new
+    version. ``path`` itself exists only when it is complete.
 
     Args:
-        expected: the SHA-256 that the bytes must have; "" takes any.
+        expected: SHA-256 of the file in hexadecimal; "" accepts any.
 
     Raises:
-        DataError: no connection, an HTTP error, or another checksum (such a file is
-            removed).
+        DataError: no connection, an HTTP error, or a wrong checksum. A download with a
+            wrong checksum is removed.
     """
     if not path.is_file():
         partial = path.with_name(path.name + ".part")
@@ -40,11 +40,11 @@ def download(url: str, path: Path, expected: str = "") -> str:
                 try:
                     if _fetch(session, url, partial):
                         break
-                    reason = "the server hung up"
+                    reason = "the server closed the connection"
                 except requests.RequestException as error:
                     reason = _reason(error)
                 if _size(partial) <= best:
-                    so_far = f"; {best:,} bytes so far, to be continued" if best else ""
+                    so_far = f"; {best:,} bytes so far, rerun to resume" if best else ""
                     raise DataError(f"{url}: {reason}{so_far}")
                 best = _size(partial)
         found = sha256(partial)
@@ -67,7 +67,7 @@ def download(url: str, path: Path, expected: str = "") -> str:
 
 
 def _fetch(session: requests.Session, url: str, partial: Path) -> bool:
-    """Append to ``partial`` what it lacks; whether it is complete then."""
+    """Request the rest of ``partial``. Returns whether it is complete."""
     version = _version(partial)
     headers = {"Accept-Encoding": "identity"}
     have = _size(partial) if version.is_file() else 0
@@ -109,7 +109,7 @@ def _size(path: Path) -> int:
 
 
 def _version(partial: Path) -> Path:
-    """File with the server's name for the version that ``partial`` is a part of."""
+    """File with the ETag or the date of the version that ``partial`` is a part of."""
     return partial.with_name(partial.name + ".version")
 
 

@@ -1,4 +1,4 @@
-"""All steps of a data set in their order: get, clean, subwords, encode, binarize."""
+"""Runs the steps of a data set: fetch, clean, learn subwords, encode, binarize."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
-from . import SPLITS, archive, binarize, clean, get, subwords, table, text
+from . import SPLITS, archive, binarize, clean, sources, subwords, table, text
 from .declaration import DataSet
 from .workspace import Workspace
 
 PACKAGES = ("fairseq-fixed", "fairseq", "sentencepiece", "sacrebleu", "mtdata")
-GENERATORS = ("babel", "num2words")  # the text of the demo corpus depends on them
+GENERATORS = ("babel", "num2words")  # of the demo corpus
 
 Files = Mapping[str, Sequence[Path]]
 
@@ -27,26 +27,28 @@ def prepare(
     workers: Optional[int] = None,
     command: str = "",
 ) -> Dict[str, Any]:
-    """Prepare a data set in the folder ``out``; its manifest.
+    """Prepare a data set in the folder ``out``. Returns its manifest.
 
-    Parallel text ends in ``out/bin``, for ``fairseq-train``; ``out/clean`` has the same
-    sentences as text, ``out/subwords/model`` is the sentencepiece model. Tables end in
-    ``out/clean/SPLIT.tsv``. ``out/manifest.json`` is there when all is complete.
-    Steps whose inputs have not changed are skipped.
+    For parallel text, ``out/clean`` has the clean text, ``out/subwords/model`` the
+    sentencepiece model and ``out/bin`` the data for ``fairseq-train``. For tables,
+    ``out/clean/SPLIT.tsv`` has the clean rows. ``out/manifest.json`` exists only when
+    all steps are complete. Steps whose inputs have not changed are skipped.
 
     Args:
-        raw: split -> its files (see :func:`data_prep.get.raw_files`); without it the
-            data set is downloaded, or written by its generator.
-        workers: processes; one for each core by default.
-        command: what the user typed, for the manifest.
+        data_set: the declaration.
+        out: folder to fill.
+        raw: split -> its files, see :func:`data_prep.sources.raw_files`. Without it
+            the data set is downloaded, or written by its generator.
+        workers: number of processes; default: one for each core.
+        command: the command line, for the manifest.
 
     Raises:
-        DataError: input that cannot be used, a source that fails, a full disk, another
-            process in the folder. Nothing that looks finished is left.
+        DataError: wrong input, a source that fails, a full disk, or another process
+            in the folder. No incomplete step is left.
     """
     workers = workers or os.cpu_count() or 1
     with Workspace(out) as work:
-        raw = raw or _get(data_set, work)
+        raw = raw or _fetch(data_set, work)
         prepare_kind = _tables if data_set.kind == "table" else _parallel_text
         last = prepare_kind(data_set, raw, work, workers)
         return work.write_manifest(
@@ -68,7 +70,7 @@ def prepare(
 
 
 def versions() -> Dict[str, str]:
-    """Versions of Python and of the packages that have a say in the result."""
+    """Versions of Python and of the packages that affect the result."""
     found = {"python": platform.python_version()}
     for package in PACKAGES + GENERATORS:
         try:
@@ -78,8 +80,8 @@ def versions() -> Dict[str, str]:
     return found
 
 
-def _get(data_set: DataSet, work: Workspace) -> Files:
-    """Raw files that are downloaded or written."""
+def _fetch(data_set: DataSet, work: Workspace) -> Files:
+    """Download or generate the raw files. Returns them by split."""
     sides = data_set.languages or ("tsv",)
     parameters: Dict[str, Any] = {
         "parts": [vars(part) for part in data_set.parts],
@@ -93,13 +95,14 @@ def _get(data_set: DataSet, work: Workspace) -> Files:
         "raw",
         {},
         parameters,
-        lambda out: get.fetch(data_set, work.folder / "downloads", out),
-        [get, archive],
+        lambda out: sources.fetch(data_set, work.folder / "downloads", out),
+        [sources, archive],
     )
-    return get.raw_files(folder, sides)
+    return sources.raw_files(folder, sides)
 
 
 def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
+    """Run the steps of parallel text. Returns the step with the final counts."""
     languages = data_set.languages
     names = [f"{split}.{language}" for split in SPLITS for language in languages]
     limits = (data_set.max_characters, data_set.max_ratio)
@@ -144,6 +147,7 @@ def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int)
 
 
 def _tables(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
+    """Run the step of tables. Returns its name, as it has the final counts."""
     rules = (
         data_set.columns, data_set.labels, data_set.drop_labels, data_set.lines,
     )  # fmt: skip
@@ -171,7 +175,7 @@ def _fairseq() -> Optional[str]:
 
 
 def _total(work: Workspace, kind: str) -> Dict[str, int]:
-    """What all steps dropped or repaired, by reason."""
+    """Number of lines that all steps dropped or repaired, by reason."""
     total: Counter = Counter()
     for record in work.records.values():
         for counts in record["result"].values():

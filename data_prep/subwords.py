@@ -1,4 +1,4 @@
-"""Clean text -> a shared sentencepiece model -> text in subwords."""
+"""Learns a shared sentencepiece model and encodes text in its subwords."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tqdm import tqdm
 from . import SPLITS, DataError
 from .text import Chunk, in_parallel, read_chunks
 
-LONGEST = 1023  # subwords of a sentence: fairseq's 1024 positions and the end mark
+LONGEST = 1023  # subwords of a sentence: fairseq's 1024 positions less the end mark
 BYTE_FALLBACK_FROM = 4000
-"""Vocabulary from which unseen characters become bytes, which take 256 subwords."""
+"""Smallest vocabulary in which rare characters become bytes, which are 256 subwords."""
 
 
 def train_subwords(
@@ -24,38 +24,25 @@ def train_subwords(
 ) -> Dict[str, Any]:
     """Write ``out/model`` (sentencepiece) and ``out/dict.txt`` (fairseq).
 
-    Repeatable: sentencepiece draws its sample with a fixed seed and adds in a fixed
-    order, whatever the number of cores.
+    The result is reproducible: sentencepiece draws its sample with a fixed seed, and
+    the result does not depend on the number of cores.
 
     Args:
         files: the clean training text of both languages.
         out: an existing folder.
-        vocab_size: number of subwords, at most; a small corpus gives fewer.
-        sentences: at most so many (of both sides together) are learned from, which
-            bounds the memory; a larger corpus is sampled.
+        vocab_size: maximal number of subwords; a small corpus gives fewer.
+        sentences: maximal number of sentences, of both sides, to learn from. A larger
+            corpus is sampled, which limits the memory.
 
     Returns:
-        number of ``subwords``, and whether there is ``byte_fallback``.
+        Number of ``subwords``; ``byte_fallback``: whether rare characters become bytes.
 
     Raises:
-        DataError: the vocabulary has no room for the characters of the text.
+        DataError: the text has more characters than ``vocab_size`` allows.
     """
-    model, byte_fallback = io.BytesIO(), vocab_size >= BYTE_FALLBACK_FROM
+    byte_fallback = vocab_size >= BYTE_FALLBACK_FROM
     try:
-        SentencePieceTrainer.train(
-            sentence_iterator=_sentences(files),
-            model_writer=model,
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            input_sentence_size=sentences,
-            shuffle_input_sentence=True,
-            # Nearly all characters; the rarest become bytes where there are bytes.
-            character_coverage=0.9999 if byte_fallback else 1.0,
-            byte_fallback=byte_fallback,
-            split_digits=True,
-            control_symbols=["<pad>"],  # fairseq's; text that has it is spelled out
-            minloglevel=2,
-        )
+        model = _train(files, vocab_size, sentences, byte_fallback)
     except RuntimeError as error:
         characters = len({char for sentence in _sentences(files) for char in sentence})
         reason = (str(error).strip().splitlines() or [""])[-1]
@@ -63,13 +50,34 @@ def train_subwords(
             f"no {vocab_size} subwords for the {characters} different characters of "
             f"the training text, try --vocab-size {2 * characters} ({reason})"
         ) from None
-    (out / "model").write_bytes(model.getvalue())
-    pieces = _pieces(SentencePieceProcessor(model_proto=model.getvalue()))
-    # fairseq puts 4 symbols in front; a multiple of 8 suits the matrix units of GPUs.
+    (out / "model").write_bytes(model)
+    pieces = _pieces(SentencePieceProcessor(model_proto=model))
+    # fairseq adds 4 symbols; a multiple of 8 suits the matrix units of GPUs.
     padding = [f"madeupword{i:04d}" for i in range(-(len(pieces) + 4) % 8)]
     lines = [f"{piece} 1\n" for piece in pieces] + [f"{word} 0\n" for word in padding]
     (out / "dict.txt").write_bytes("".join(lines).encode())
     return {"subwords": len(pieces), "byte_fallback": byte_fallback}
+
+
+def _train(
+    files: Sequence[Path], vocab_size: int, sentences: int, byte_fallback: bool
+) -> bytes:
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=_sentences(files),
+        model_writer=model,
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        input_sentence_size=sentences,
+        shuffle_input_sentence=True,
+        # With bytes for the rarest characters, the others are nearly all.
+        character_coverage=0.9999 if byte_fallback else 1.0,
+        byte_fallback=byte_fallback,
+        split_digits=True,
+        control_symbols=["<pad>"],  # fairseq's own; in text it is split into characters
+        minloglevel=2,
+    )
+    return model.getvalue()
 
 
 def encode(
@@ -80,12 +88,13 @@ def encode(
     Training pairs with a side of more than ``LONGEST`` subwords are dropped.
 
     Returns:
-        split -> number of ``pairs``, ``dropped`` and, by language, of ``subwords``.
+        Split -> number of ``pairs``, of pairs ``dropped`` and, by language, of
+        ``subwords``.
 
     Raises:
-        DataError: a line of validation or test that is longer.
+        DataError: a line of validation or test is longer than ``LONGEST``.
     """
-    _processor.cache_clear()  # another model may have had this name
+    _processor.cache_clear()  # a previous model may have had this path
     report = {}
     for split in SPLITS:
         names = [f"{split}.{language}" for language in languages]
@@ -151,7 +160,7 @@ def _sentences(files: Sequence[Path]) -> Iterator[str]:
 
 
 def _pieces(model: SentencePieceProcessor) -> List[str]:
-    """All subwords that a text can be encoded to, most frequent first."""
+    """The subwords that encoded text can contain, in the order of the model."""
     return [
         model.id_to_piece(i)
         for i in range(model.get_piece_size())

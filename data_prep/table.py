@@ -1,4 +1,4 @@
-"""Raw tables of texts and labels -> clean tables, tab-separated, without a header."""
+"""Cleans tables of texts and labels: tab-separated, without a header."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ def clean_tables(
 ) -> Dict[str, Any]:
     """Write ``out/SPLIT.tsv``: the declared columns, UTF-8 in NFC, no quoting.
 
-    A first row that holds the names of the columns is taken for a header and dropped.
-    Training rows with an empty text are dropped, as are rows with one of
-    ``data_set.drop_labels``; all is counted.
+    A first row with the names of the columns is a header and dropped. Rows with one of
+    ``data_set.drop_labels`` and training rows with an empty text are dropped. All
+    dropped rows are counted.
 
     Args:
-        files: split -> its file, as the only one.
+        files: split -> a list of one file.
+        data_set: the declaration.
+        out: an existing folder.
+        workers: number of processes.
 
     Returns:
-        split -> counts as in :func:`data_prep.clean.clean_pairs`.
+        Split -> counts, see :func:`data_prep.clean.clean_pairs`.
 
     Raises:
-        DataError: too few or too many columns, a label that is not declared, an empty
+        DataError: a wrong number of columns, a label that is not declared, or an empty
             text in validation or test; with file and line.
     """
     report = {}

@@ -1,4 +1,4 @@
-"""Text files read in chunks by all cores, with errors that name file and line."""
+"""Reads text files in chunks and processes them in parallel."""
 
 from __future__ import annotations
 
@@ -22,34 +22,36 @@ from unicodedata import is_normalized, normalize
 
 from . import DataError
 
-CHUNK = 10_000  # lines that a process works on at a time
-ENDINGS = ("", ".gz", ".xz")  # of files that are read, plain or compressed
+CHUNK = 10_000  # lines of a unit of work
+ENDINGS = ("", ".gz", ".xz")  # of plain and compressed files
 
 Job = typing.TypeVar("Job")
 Result = typing.TypeVar("Result")
 
 
 class Chunk(NamedTuple):
-    """Lines of files that belong together, side by side, as they are in the files."""
+    """The same range of lines of parallel files, as bytes."""
 
     paths: Sequence[Path]
-    first: int  # number of the first line, from 1
+    first: int  # number of the first line, counted from 1
     sides: List[List[bytes]]
 
 
-def read_chunks(paths: Sequence[Path], most: int = 0) -> Iterator[Chunk]:
-    """The lines of parallel files (plain, .gz or .xz), ``CHUNK`` of them at a time.
+def read_chunks(paths: Sequence[Path], limit: int = 0) -> Iterator[Chunk]:
+    """Yield the lines of parallel files (plain, .gz or .xz), ``CHUNK`` at a time.
 
     Args:
-        most: only so many, the first ones; 0: all.
+        paths: the files.
+        limit: number of lines to read, from the start; 0 reads all.
 
     Raises:
-        DataError: no such file, an empty or a damaged one, different numbers of lines.
+        DataError: a file is missing, empty or damaged, or the files have different
+            numbers of lines.
     """
     files = [lines_of(path) for path in paths]
     first = 1
     while True:
-        size = min(CHUNK, most - first + 1) if most else CHUNK
+        size = min(CHUNK, limit - first + 1) if limit else CHUNK
         sides = [list(islice(file, size)) for file in files]
         lengths = [len(side) for side in sides]
         if len(set(lengths)) > 1:
@@ -72,10 +74,10 @@ def read_chunks(paths: Sequence[Path], most: int = 0) -> Iterator[Chunk]:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """Lines of a plain, .gz or .xz file, as they are in it.
+    """Yield the lines of a plain, .gz or .xz file, as bytes.
 
     Raises:
-        DataError: no such file, or a damaged one.
+        DataError: the file is missing or damaged.
     """
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:
@@ -88,13 +90,18 @@ def lines_of(path: Path) -> Iterator[bytes]:
 
 
 def decode(line: bytes, path: Path, number: int, repaired: CounterOf[str]) -> str:
-    """A line without its end, in Unicode NFC.
+    """Decode a line: without its end, in Unicode NFC.
 
     A byte order mark at the start of the file, Windows line ends and other Unicode
-    forms are repaired and counted in ``repaired``, by line.
+    normal forms are repaired.
+
+    Args:
+        line: with or without its end.
+        path, number: of the line, for messages.
+        repaired: counts the repaired lines, by reason.
 
     Raises:
-        DataError: a NUL byte, or bytes that are not UTF-8.
+        DataError: the line has a NUL byte or is not UTF-8.
     """
     if number == 1 and line.startswith(b"\xef\xbb\xbf"):
         repaired["byte order mark"] += 1
@@ -116,10 +123,10 @@ def decode(line: bytes, path: Path, number: int, repaired: CounterOf[str]) -> st
 
 
 def read_lines(path: Path) -> List[str]:
-    """All lines of a text file, decoded.
+    """Read and decode all lines of a text file.
 
     Raises:
-        DataError: as :func:`read_chunks` and :func:`decode`.
+        DataError: see :func:`read_chunks` and :func:`decode`.
     """
     return [
         decode(line, path, number, Counter())
@@ -133,8 +140,8 @@ def in_parallel(
 ) -> Iterator[Result]:
     """Yield ``work(job)`` in the order of ``jobs``, computed by ``workers`` processes.
 
-    Jobs are taken as results are: at most ``2 * workers + 1`` are in memory. A single
-    job is done in this process.
+    At most ``2 * workers + 1`` jobs are in memory. With one worker, or one job, the
+    work is done in this process.
     """
     jobs = iter(jobs)
     first = list(islice(jobs, 2))
@@ -155,7 +162,7 @@ def in_parallel(
 
 
 def in_own_process(work: Callable[..., Result], *arguments: object) -> Result:
-    """``work(*arguments)`` in a process that takes its memory with it when it ends."""
+    """Return ``work(*arguments)``, computed in a new process to free its memory."""
     with _processes(1) as pool:
         return pool.submit(work, *arguments).result()
 
@@ -170,7 +177,7 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _end_with_parent() -> None:
-    """Let a worker end when its parent is killed, and leave Ctrl-C to the parent."""
+    """Make a worker end when its parent is killed, and ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:

@@ -1,4 +1,4 @@
-"""A data set's folder: steps that are whole or absent, and skipped when unchanged."""
+"""The folder of a data set: complete steps, skipped when nothing has changed."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ import logging
 import os
 import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from . import DataError
 
-logging.getLogger("filelock").setLevel(logging.WARNING)  # fairseq lets all speak
+logging.getLogger("filelock").setLevel(logging.WARNING)  # fairseq logs every INFO
 
 MANIFEST = "manifest.json"
 RECORD = "step.json"
+PARTIAL = ".making-"
+"""Start of the names of incomplete files and folders."""
 
 
 class Workspace:
-    """A folder that one process at a time fills step by step.
+    """A folder that is filled step by step, by one process at a time.
 
-    A step is a sub-folder. It is made beside its place, under a name that starts with
-    a dot, and moved there when it is complete, with a record of what it was made from:
-    hashes of its inputs, its parameters and its code. It is made again when one of
-    these, or a file in it, is not as recorded.
+    A step is a sub-folder. It is written under a temporary name and renamed when it is
+    complete. Its record holds hashes of its inputs, its parameters, its code and its
+    files. The step runs again when one of these has changed.
 
     Raises:
-        DataError: another process is at work in the folder.
+        DataError: another process uses the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,12 +49,17 @@ class Workspace:
             self._lock.acquire()
         except Timeout:
             raise DataError(f"{self.folder}: another process is at work here") from None
-        for left in self.folder.glob(".making-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        self._clean()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._clean()
         self._lock.release()
+
+    def _clean(self) -> None:
+        """Remove what killed processes, and their children, have left."""
+        for left in self.folder.glob(f"{PARTIAL}*"):
+            _remove(left)
 
     def step(
         self,
@@ -62,23 +69,24 @@ class Workspace:
         make: Callable[[Path], Mapping[str, Any]],
         code: Sequence[ModuleType],
     ) -> Path:
-        """Folder of the step, filled by ``make(folder)`` unless it is there already.
+        """Run a step, unless its folder is up to date. Returns this folder.
 
         Args:
             name: of the step and its sub-folder.
-            inputs: files that the result depends on, by names that do not change when
-                the files move.
-            parameters: what else it depends on; JSON values.
-            make: fills an empty folder; what it returns goes into the record.
-            code: modules that do the work; a change in them makes the step again.
+            inputs: files that the result depends on. The keys are names that stay the
+                same when the files move.
+            parameters: other values that the result depends on, as JSON.
+            make: fills an empty folder and returns what goes into the record.
+            code: modules that do the work. The step runs again when one changes.
 
         Raises:
             DataError: also for a full disk. The folder is then as it was before.
         """
         place = self.folder / name
         old = _read_record(place / RECORD)
-        seen = old.get("seen", {})
-        hashes = {key: _fingerprint(path, seen) for key, path in inputs.items()}
+        hashes = {
+            key: _fingerprint(path, old.get("seen", {})) for key, path in inputs.items()
+        }
         sources = "".join(inspect.getsource(module) for module in code)
         stamp = {
             "inputs": {key: found[2] for key, found in hashes.items()},
@@ -90,46 +98,19 @@ class Workspace:
             print(f"{name}: unchanged", flush=True)
             return place
         (self.folder / MANIFEST).unlink(missing_ok=True)
-        start = time.time()
-        # A name of its own: a child of a killed process may still write to an old one.
-        partial = self.folder / f".making-{name}-{uuid4().hex[:8]}"
-        try:
-            partial.mkdir()
-            result = dict(make(partial))
-            record = {
-                "stamp": stamp,
-                "result": result,
-                "seconds": round(time.time() - start, 1),
-                "files": {
-                    str(path.relative_to(partial)): _fingerprint(path, {})
-                    for path in sorted(partial.rglob("*"))
-                    if path.is_file()
-                },
-                "seen": {str(inputs[key]): found for key, found in hashes.items()},
-            }
-            write_json(partial / RECORD, record)
-            if place.exists():
-                os.replace(place, self.folder / f".making-{name}-old")
-            os.replace(partial, place)
-        except OSError as error:
-            if error.filename and not str(error.filename).startswith(str(partial)):
-                raise
-            free = shutil.disk_usage(self.folder).free / 2**20
-            raise DataError(
-                f"{place}: {error.strerror} ({free:,.0f} MiB are free there)"
-            ) from None
-        finally:
-            for left in self.folder.glob(f".making-{name}-*"):
-                shutil.rmtree(left, ignore_errors=True)
+        seen = {str(inputs[key]): found for key, found in hashes.items()}
+        record = _make(place, make, {"stamp": stamp, "seen": seen})
         self.records[name] = record
-        print(f"{name}: {_summary(result)} ({record['seconds']} s)", flush=True)
+        summary = _summary(record["result"])
+        print(f"{name}: {summary} ({record['seconds']} s)", flush=True)
         return place
 
     def write_manifest(self, head: Mapping[str, Any]) -> Dict[str, Any]:
-        """Write the manifest, unless nothing has changed; its contents.
+        """Write the manifest, unless nothing has changed. Returns its contents.
 
-        ``head``, then by step: result, seconds, what it was made from, hashes of its
-        files. Its presence says that the folder is complete.
+        It holds ``head`` and, for each step, the result, the seconds, what the step
+        was made from, and the hashes of its files. It exists only when all steps are
+        complete.
         """
         path = self.folder / MANIFEST
         if path.is_file():
@@ -148,19 +129,35 @@ class Workspace:
         return manifest
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is whole or absent."""
-    partial = path.with_name(f".making-{path.name}")
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``, for a file or a folder.
+
+    When the block ends, what was written there replaces ``path``. When it raises,
+    ``path`` stays as it was and the temporary file or folder is removed.
+    """
+    # A unique name: a child of a killed process may still write to an old one.
+    partial = path.with_name(f"{PARTIAL}{path.name}-{uuid4().hex[:8]}")
+    replaced = partial.with_name(f"{partial.name}-old")
     try:
-        text = json.dumps(value, indent=1, ensure_ascii=False)
-        partial.write_text(text + "\n", encoding="utf-8")
+        yield partial
+        if path.is_dir():
+            os.replace(path, replaced)
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+        _remove(replaced)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, with :func:`atomic_path`."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    with atomic_path(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -169,7 +166,9 @@ def sha256(path: Path) -> str:
 
 
 def _fingerprint(path: Path, seen: Mapping[str, List[Any]]) -> List[Any]:
-    """Size, time and hash; the hash is only computed when size or time differ."""
+    """Size, time and hash of a file. The hash is taken from ``seen`` if it has the
+    same size and time.
+    """
     try:
         status = path.stat()
         known = seen.get(str(path))
@@ -180,6 +179,45 @@ def _fingerprint(path: Path, seen: Mapping[str, List[Any]]) -> List[Any]:
         raise DataError(f"{path}: {error.strerror}") from None
 
 
+def _make(
+    place: Path,
+    make: Callable[[Path], Mapping[str, Any]],
+    made_from: Mapping[str, Any],
+) -> Dict[str, Any]:
+    """Fill the folder of a step. Returns its record, which starts as ``made_from``."""
+    start = time.time()
+    with atomic_path(place) as partial:
+        try:
+            partial.mkdir()
+            record = {
+                **made_from,
+                "result": dict(make(partial)),
+                "seconds": round(time.time() - start, 1),
+                "files": {
+                    str(path.relative_to(partial)): _fingerprint(path, {})
+                    for path in sorted(partial.rglob("*"))
+                    if path.is_file()
+                },
+            }
+            write_json(partial / RECORD, record)
+        except OSError as error:
+            if error.filename and not str(error.filename).startswith(str(partial)):
+                raise
+            free = shutil.disk_usage(place.parent).free / 2**20
+            raise DataError(
+                f"{place}: {error.strerror} ({free:,.0f} MiB are free there)"
+            ) from None
+    return record
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _read_record(path: Path) -> Dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -188,7 +226,7 @@ def _read_record(path: Path) -> Dict[str, Any]:
 
 
 def _whole(place: Path, record: Mapping[str, Any]) -> bool:
-    """Whether every file of a finished step is as recorded."""
+    """Whether every file of a complete step has the recorded hash."""
     known = {str(place / name): found for name, found in record["files"].items()}
     try:
         return all(

@@ -9,8 +9,8 @@ from typing import Any, Dict, Optional, Tuple
 
 from data_prep import SPLITS
 from data_prep.declaration import DataSet, load
-from data_prep.get import raw_files
 from data_prep.prepare import Files, prepare
+from data_prep.sources import raw_files
 
 from .runner import RunError, digest, read_json, stamps, step
 

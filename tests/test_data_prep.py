@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from data_prep import declaration
+from data_prep import DataError, declaration
 from data_prep.prepare import prepare
 from data_prep.subwords import train_subwords
 from data_prep.text import read_lines
@@ -403,9 +403,9 @@ def test_bad_options_and_declarations(raw, tmp_path):
     assert "unknown language 'fr'" in unknown
     file = tmp_path / "own.toml"
     for text, message in (
-        ('title = "x"\nkind = "paralel"', "kind is one of parallel, table"),
-        ('title = "x"\nkind = "parallel"', "a parallel text has two languages"),
-        ('title = "x"\nkind = "table"', "the columns of a table have a label"),
+        ('title = "x"\nkind = "paralel"', "kind must be one of parallel, table"),
+        ('title = "x"\nkind = "parallel"', "a parallel text needs two languages"),
+        ('title = "x"\nkind = "table"', "the columns of a table need a label"),
         ('title = "x"\nkind = "table"\nlang = "x"', "unknown key 'lang'"),
         ('title = "x"\nkind = 3', "kind = 3 is not of type str"),
         ('title = "x"', "missing 1 required positional argument: 'kind'"),
@@ -414,6 +414,25 @@ def test_bad_options_and_declarations(raw, tmp_path):
         file.write_text(text)
         error = last(file, "--raw", raw, "--out", tmp_path / "out")
         assert error.startswith(f"data_prep: {file}: ") and message in error
+
+
+@pytest.mark.parametrize(
+    "part,message",
+    [
+        ("", "a part needs exactly one source"),
+        ('mtdata = "x"\nsacrebleu = "y"', "a part needs exactly one source"),
+        ('archive = "x"', "an archive needs members"),
+        ('mtdata = "x"\nformat = "y"', "format 'y' must be one of lines"),
+    ],
+)
+def test_every_part_is_checked(tmp_path, part, message):
+    head = 'title = "x"\nkind = "parallel"\nlanguages = ["en", "de"]\n'
+    parts = [f'[[parts]]\nsplit = "train"\n{one}\n' for one in (part, 'mtdata = "x"')]
+    file = tmp_path / "own.toml"
+    for order in (parts, parts[::-1]):
+        file.write_text(head + "".join(order))
+        with pytest.raises(DataError, match=message):
+            declaration.load(str(file))
 
 
 def test_every_declaration_is_complete():

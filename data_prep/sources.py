@@ -1,4 +1,4 @@
-"""Raw files of a data set: on disk, by mtdata or sacrebleu, from URLs, generated."""
+"""Finds, downloads or generates the raw files of a data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 from urllib.parse import urlparse
 
 from . import SPLITS, DataError
-from .archive import opened
+from .archive import open_archive
 from .declaration import DataSet, Part
 from .text import ENDINGS, lines_of
 
@@ -24,12 +24,19 @@ Lines = Iterable[bytes]
 
 
 def raw_files(folder: Path, sides: Sequence[str]) -> Dict[str, List[Path]]:
-    """Split -> its files ``SPLIT.SIDE`` in a folder, plain, .gz or .xz.
+    """Find the files ``SPLIT.SIDE`` of each split, plain, .gz or .xz.
 
-    The validation files may be called ``dev`` instead.
+    Validation files may have the name ``dev``.
+
+    Args:
+        folder: with the files.
+        sides: endings, such as ``("de", "en")`` or ``("tsv",)``.
+
+    Returns:
+        Split -> its files, one for each side.
 
     Raises:
-        DataError: a file is missing, or there in two forms.
+        DataError: a file is missing, or two files match.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
@@ -43,10 +50,10 @@ def raw_files(folder: Path, sides: Sequence[str]) -> Dict[str, List[Path]]:
 
 
 def find_file(paths: Sequence[Path]) -> Path:
-    """The one file that is there, of ``paths`` with the endings .gz, .xz and none.
+    """Return the one file that exists among ``paths``, also with .gz or .xz added.
 
     Raises:
-        DataError: there is none, or more than one.
+        DataError: none exists, or more than one.
     """
     names = [path.with_name(path.name + end) for path in paths for end in ENDINGS]
     found = [name for name in names if name.is_file()]
@@ -58,14 +65,18 @@ def find_file(paths: Sequence[Path]) -> Path:
 
 
 def fetch(data_set: DataSet, downloads: Path, out: Path) -> Dict[str, Any]:
-    """Write ``out/SPLIT.SIDE`` from all parts of a data set; counts of lines.
+    """Write ``out/SPLIT.SIDE`` from all parts of a data set.
 
     Args:
-        downloads: folder for files from the net; they stay there.
+        data_set: the declaration.
+        downloads: folder that keeps the downloaded files.
         out: an empty folder.
 
+    Returns:
+        Number of lines by split; ``downloads`` maps each URL to its SHA-256.
+
     Raises:
-        DataError: the set has to be got by hand, or a source fails; with the reason.
+        DataError: the set cannot be downloaded, or a source fails; with the reason.
     """
     if not data_set.parts:
         raise DataError(
@@ -108,15 +119,15 @@ def _rows(
         checksums = part.sha256 or ("",) * len(urls)
         paths = []
         for url, expected in zip(urls, checksums):
-            # The hash tells files of one name apart; the name keeps its ending.
+            # The hash distinguishes URLs that end in the same file name.
             name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-"
             paths.append(downloads / (name + Path(urlparse(url).path).name))
             found = download(url, paths[-1], expected)
             if not expected and url not in seen:
-                print(f"{url}: SHA-256 {found}; none is declared to compare it with")
+                print(f"{url}: SHA-256 {found}; no checksum is declared for it")
             seen[url] = found
         if part.archive:
-            with opened(paths[0]) as member:
+            with open_archive(paths[0]) as member:
                 for names in part.members:
                     with ExitStack() as stack:
                         files = [stack.enter_context(member(name)) for name in names]
@@ -131,7 +142,7 @@ def _parallel(
     data_set: DataSet,
     part: Part,
 ) -> Iterator[Row]:
-    """Rows of files that belong together, which must have equally many."""
+    """Rows of parallel files, which must have the same number of lines."""
     convert = {"lines": iter, "wit3": _wit3}.get(part.format)
     if not convert:
         yield from _table(files[0], names[0], data_set, part)
@@ -145,7 +156,7 @@ def _parallel(
 
 
 def _wit3(lines: Lines) -> Iterator[bytes]:
-    """Sentences of a TED file as in the IWSLT campaigns: in ``<seg>`` or untagged."""
+    """Sentences of a TED file of the IWSLT campaigns: untagged lines and ``<seg>``."""
     for line in lines:
         line = line.strip()
         tag = re.match(rb"<(\w+)[^>]*>(.*?)(</\w+>)?$", line)
@@ -157,7 +168,7 @@ def _wit3(lines: Lines) -> Iterator[bytes]:
 
 
 def _table(file: Lines, name: str, data_set: DataSet, part: Part) -> Iterator[Row]:
-    """Rows of a tab-separated file; with a header, the columns that are asked for."""
+    """Rows of a tab-separated file; with ``part.fields``, these columns of it."""
     lines = iter(file)
     if not part.fields:
         yield from ((line,) for line in lines)
@@ -178,7 +189,7 @@ def _table(file: Lines, name: str, data_set: DataSet, part: Part) -> Iterator[Ro
 
 
 def _agreement(row: Sequence[bytes], where: str) -> List[bytes]:
-    """Sentence, place of the verb (from 1), its tag, attractors -> a row of a table."""
+    """Sentence, position of the verb (from 1), its tag, attractors -> table row."""
     sentence, position, tag, attractors = row
     words = sentence.split()
     label = {b"VBZ": b"singular", b"VBP": b"plural"}.get(tag)
@@ -188,7 +199,7 @@ def _agreement(row: Sequence[bytes], where: str) -> List[bytes]:
 
 
 def _split(data_set: DataSet, split: str, number: int) -> str:
-    """Where a line of a part goes (``number`` from 1): some are held out."""
+    """The split of a line (``number`` from 1) of a part: some lines are held out."""
     if split == "train" and data_set.hold_out:
         turn = number % data_set.hold_out_every
         return dict(enumerate(data_set.hold_out)).get(turn, "train")
@@ -228,7 +239,7 @@ def _sacrebleu(data_set: DataSet, part: Part) -> Iterator[Row]:
     name, pair = part.sacrebleu, "-".join(data_set.languages)
     try:
         paths = [get_source_file(name, pair), get_reference_files(name, pair)[0]]
-    except (Exception, SystemExit) as error:  # sacrebleu passes on many kinds
+    except (Exception, SystemExit) as error:  # sacrebleu raises many kinds
         raise DataError(f"sacrebleu {name} {pair}: {error}".splitlines()[0]) from None
     with open(paths[0], "rb") as source, open(paths[1], "rb") as target:
         yield from _parallel([source, target], paths, data_set, part)
@@ -245,4 +256,5 @@ def _generate(data_set: DataSet, out: Path) -> Dict[str, Any]:
 
 
 def _names(split: str) -> Tuple[str, ...]:
+    """File names that a split may have."""
     return ("valid", "dev") if split == "valid" else (split,)
