@@ -39,7 +39,7 @@ class Average(NamedTuple):
 
 
 def average(paths: List[Path], mean: str = "factors") -> Average:
-    """The mean of checkpoints of one model, dense or PHM.
+    """Average checkpoints of one model, dense or PHM.
 
     A weight H = sum_i kron(A_i, S_i) is bilinear in rule and blocks: the mean of the
     factors does not make the mean of H. ``weights`` takes the rule and blocks of the
@@ -62,6 +62,45 @@ def average(paths: List[Path], mean: str = "factors") -> Average:
     """
     if not paths:
         raise DataError("no checkpoints to average")
+    read = _read(paths, mean)
+    newest = read.newest
+    result = {
+        key: (read.sums[key] / len(paths)).to(value.dtype)
+        if key in read.sums
+        else value
+        for key, value in newest["model"].items()
+    }
+    distances: Dict[str, Dict[str, float]] = {kind: {} for kind in MEANS if read.layers}
+    for rule, blocks in read.layers.items():
+        found = {"factors": {key: result[key] for key in (rule, *blocks)}}
+        found["weights"] = _mean_of_weights(rule, blocks, read.factors)
+        for kind, distance in _distances(rule, blocks, found, read.factors).items():
+            distances[kind][rule] = distance
+        result.update(found[mean])
+    first: Dict[Any, str] = {}
+    for key, value in newest["model"].items():
+        tensor = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        result[key] = result[first.setdefault(tensor, key)]
+    newest["model"] = result
+    newest.pop("last_optimizer_state", None)
+    return Average(newest, distances, sorted(read.updates))
+
+
+class _Read(NamedTuple):
+    """What is read of the inputs: sums in float64, and rules and blocks, oldest first.
+
+    ``layers`` maps the key of a rule to those of its blocks; ``newest`` is the
+    checkpoint with the most updates.
+    """
+
+    newest: Dict[str, Any]
+    sums: Dict[str, Tensor]
+    layers: Dict[str, List[str]]
+    factors: Dict[str, List[Tensor]]
+    updates: List[int]
+
+
+def _read(paths: List[Path], mean: str) -> _Read:
     updates: List[int] = []
     newest: Dict[str, Any] = {}
     sums: Dict[str, Tensor] = {}
@@ -89,28 +128,11 @@ def average(paths: List[Path], mean: str = "factors") -> Average:
             newest = checkpoint
     order = sorted(range(len(paths)), key=updates.__getitem__)
     factors = {key: [values[i] for i in order] for key, values in factors.items()}
-    result = {
-        key: (sums[key] / len(paths)).to(value.dtype) if key in sums else value
-        for key, value in newest["model"].items()
-    }
-    distances: Dict[str, Dict[str, float]] = {kind: {} for kind in MEANS if layers}
-    for rule, blocks in layers.items():
-        found = {"factors": {key: result[key] for key in (rule, *blocks)}}
-        found["weights"] = _mean_of_weights(rule, blocks, factors)
-        for kind, distance in _distances(rule, blocks, found, factors).items():
-            distances[kind][rule] = distance
-        result.update(found[mean])
-    first: Dict[Any, str] = {}
-    for key, value in newest["model"].items():
-        tensor = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-        result[key] = result[first.setdefault(tensor, key)]
-    newest["model"] = result
-    newest.pop("last_optimizer_state", None)
-    return Average(newest, distances, sorted(updates))
+    return _Read(newest, sums, layers, factors, updates)
 
 
 def nearest_factors(rules: Tensor, blocks: Tensor) -> Tuple[Tensor, Tensor]:
-    """Rule and blocks whose H is nearest to the mean of several H.
+    """Find the rule and blocks whose H is nearest to the mean of several H.
 
     Rearranged so that each of its n x n parts is a row, H is the matrix
     A' S of rank n, A' (n^2, n) with the rules as columns and S (n, m) with the blocks
@@ -120,8 +142,8 @@ def nearest_factors(rules: Tensor, blocks: Tensor) -> Tuple[Tensor, Tensor]:
     factors, H is never formed.
 
     Rule and blocks are determined up to an invertible n x n matrix between them. The
-    rule is made of orthogonal A_i of one norm, turned so that it is as near as can be
-    to that of the last checkpoint, with its norm. When all rules are equal, as frozen
+    A_i are made orthogonal and of one norm, and rotated to be as close as possible to
+    those of the last checkpoint, with its norm. When all rules are equal, as frozen
     ones are, the rule is kept and the mean of the blocks is exact.
 
     Args:
@@ -152,7 +174,7 @@ def nearest_factors(rules: Tensor, blocks: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def find_checkpoints(inputs: List[Path], count: int) -> List[Path]:
-    """Files as they are given, and the last numbered checkpoints of each folder.
+    """List files as they are given, and the last numbered checkpoints of each folder.
 
     Args:
         inputs: files or folders. In a folder count ``checkpoint_EPOCH_UPDATES.pt``,
@@ -186,7 +208,7 @@ def find_checkpoints(inputs: List[Path], count: int) -> List[Path]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fairseq_phm.average",
         description="Writes the mean of several checkpoints of one training, and says "
@@ -248,7 +270,7 @@ def _updates(checkpoint: Dict[str, Any]) -> int:
 def _mean_of_weights(
     rule: str, blocks: List[str], factors: Dict[str, List[Tensor]]
 ) -> Dict[str, Tensor]:
-    """The entries of a rule and its layers that are nearest to the mean of H."""
+    """Return entries of a rule and its layers that are nearest to the mean of H."""
     shapes = [factors[key][-1].shape for key in blocks]
     joined = [torch.stack(factors[key]).double().flatten(2) for key in blocks]
     new_rule, new_blocks = nearest_factors(
@@ -267,7 +289,7 @@ def _distances(
     found: Dict[str, Dict[str, Tensor]],
     factors: Dict[str, List[Tensor]],
 ) -> Dict[str, float]:
-    """|H - mean H| / |mean H| over the layers of a rule, of each that was found."""
+    """Return |H - mean H| / |mean H| over the layers of a rule, for each mean."""
     off, whole = dict.fromkeys(found, 0.0), 0.0
     for key in blocks:
         weights = map(_weight, factors[rule], factors[key])

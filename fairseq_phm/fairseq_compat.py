@@ -93,7 +93,7 @@ def warn_of_optimizers_that_scale() -> None:
 
 
 def _optimizer_that_scales(cfg: Any) -> str:
-    """Its name, or nothing. ``cfg`` is the optimizer's, or has it as ``optimizer``."""
+    """Return its name, or nothing. ``cfg`` is its own, or has it as ``optimizer``."""
     cfg = cfg if hasattr(cfg, "_name") else getattr(cfg, "optimizer", cfg)
     name = getattr(cfg, "_name", "")
     if name == "lamb":

@@ -100,7 +100,7 @@ def write(predictions: Predictions, path: Path) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fairseq_phm.predict",
         description="Writes a label and the probability of each label for every row "

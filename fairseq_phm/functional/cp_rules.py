@@ -24,7 +24,7 @@ def cp_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
 
 
 def fast_products(name: str) -> Optional[Tuple[Tensor, Tensor, Tensor]]:
-    """Factors (n, R) of an algebra's rule with fewer than n^2 products; None without.
+    """Return factors (n, R) of an algebra's rule with R below n^2, or None.
 
     Three products for complex numbers (Gauss), eight for quaternions (Howell and Lafon,
     1975), the least that there are.
@@ -84,7 +84,7 @@ _EXACT = {
 def make_cp_factors(
     start: str, n: int, rank: int, generator: Optional[torch.Generator] = None
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Factors (n, R) of a rule that learns, of mean square 1.
+    """Make factors (n, R) of a rule that learns, of mean square 1.
 
     Args:
         start: ``"random"``: see :func:`random_cp_factors`. ``"learned"``: v and w are
@@ -115,7 +115,7 @@ def make_cp_factors(
 def random_cp_factors(
     n: int, rank: int, generator: Optional[torch.Generator] = None
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Factors (n, R) of a random rule with the mean square 1, as ``random_rule`` has.
+    """Make factors (n, R) of a random rule of mean square 1, as ``random_rule``.
 
     Their columns are random and orthogonal, n at a time: no two of the R products
     start out alike.
@@ -141,7 +141,7 @@ def cp_linear(
     blocks: Tensor,
     bias: Optional[Tensor] = None,
 ) -> Tensor:
-    """A PHM layer whose rule is :func:`cp_rule` (u, v, w), without H.
+    """Compute a PHM layer whose rule is :func:`cp_rule` (u, v, w), without H.
 
     With x_q and y_p the n parts of input and output, y_p = sum_r v[p, r] T_r x'_r,
     where T_r = sum_i u[i, r] S_i and x'_r = sum_q w[q, r] x_q. The R products take

@@ -20,7 +20,7 @@ def factored_linear(
     start: int = 0,
     stop: Optional[int] = None,
 ) -> Tensor:
-    """Outputs start to stop - 1 (default: all) of a PHM layer, H never being built.
+    """Compute outputs start to stop - 1 (default: all) of a PHM layer without H.
 
     With x_q and y_p the n parts of input and output, y_p = sum_iq A_i[p, q] (S_i x_q):
     all blocks times all parts of the input, in out multiply-adds a token as with H, and

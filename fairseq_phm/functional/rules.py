@@ -21,7 +21,7 @@ STARTS = ("learned", "random")
 
 
 def multiplication_rule(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Rule tensor (n, n, n) of a Cayley-Dickson algebra.
+    """Make the rule (n, n, n) of a Cayley-Dickson algebra.
 
     Args:
         name: ``real`` (n = 1), ``complex`` (2), ``quaternion`` (4, Hamilton's
@@ -48,12 +48,12 @@ def multiplication_rule(name: str, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def is_start(rule: object) -> bool:
-    """True for the names in :data:`STARTS`."""
+    """Return True for the names in :data:`STARTS`."""
     return isinstance(rule, str) and rule in STARTS
 
 
 def associative_rule(n: int) -> Tensor:
-    """Rule (n, n, n) of an associative algebra with n basis elements, entries -1, 0, 1.
+    """Make the rule (n, n, n) of an associative algebra; its entries are -1, 0, 1.
 
     For n = 2^k the Clifford algebra Cl(0, k): the complex numbers, the quaternions, and
     for 8 and 16 what octonions and sedenions are not, associative: the weights H of two
@@ -93,7 +93,7 @@ def _clifford_sign(i: int, q: int) -> int:
 
 
 def times_rate(parameter: Tensor, rate: float) -> Tensor:
-    """rate * parameter, exactly; its gradient goes to the parameter unchanged.
+    """Return rate * parameter, whose gradient goes to the parameter unchanged.
 
     So a step of an optimizer moves the product by ``rate`` times that step, while the
     norm of the gradients is that of the product: a learning rate for one parameter
@@ -137,7 +137,7 @@ def default_rule_lr(in_features: int, out_features: int, rule_rank: int = 0) -> 
 
 
 def random_rule(n: int, generator: Optional[torch.Generator] = None) -> Tensor:
-    """Random rule (n, n, n) whose vectors ``rule[:, p, q]`` have length sqrt(n).
+    """Make a random rule (n, n, n) whose vectors ``rule[:, p, q]`` have length sqrt(n).
 
     Equal lengths give all n x n parts of H the same variance. The length is chosen for
     Adam, which moves every parameter about equally far: to first order, and for
@@ -154,7 +154,7 @@ def random_rule(n: int, generator: Optional[torch.Generator] = None) -> Tensor:
 def make_rule(
     rule: Union[str, Tensor], n: int, generator: Optional[torch.Generator] = None
 ) -> Tensor:
-    """New float32 rule (n, n, n) from a name or a tensor.
+    """Make a float32 rule (n, n, n) from a name or a tensor.
 
     ``"learned"`` is :func:`associative_rule`, ``"random"`` :func:`random_rule`; the
     other names are those of :func:`multiplication_rule`.

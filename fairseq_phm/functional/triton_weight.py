@@ -25,7 +25,7 @@ PLACES = 64
 
 
 def kronecker_sums_by_triton(rules: List[Tensor], blocks: List[Tensor]) -> Tensor:
-    """``kronecker_sums`` in one launch for each layer.
+    """Compute ``kronecker_sums`` in one launch for each layer.
 
     Differentiable twice; the second time, and a first with ``create_graph``, by plain
     tensor code. torch.compile takes it without a graph break from torch 2.6 on. Neither

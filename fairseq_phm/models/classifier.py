@@ -70,7 +70,7 @@ class SentenceClassifier(PHMModel, BaseFairseqModel):
         features_only: bool = True,
         classification_head_name: str = HEAD,
     ) -> Tuple[Tensor, Dict[str, Any]]:
-        """Logits (batch, classes) for right-padded word indices (batch, time).
+        """Return logits (batch, classes) for right-padded word indices (batch, time).
 
         ``features_only`` and ``classification_head_name`` are what fairseq's criterion
         passes to models that have several heads.
@@ -93,7 +93,7 @@ class SentenceClassifier(PHMModel, BaseFairseqModel):
 
     @staticmethod
     def build_encoder(config: Any, words: WordVectors, task: FairseqTask) -> nn.Module:
-        """The encoder of a subclass."""
+        """Build the encoder; for subclasses."""
         raise NotImplementedError
 
     @classmethod
@@ -144,7 +144,7 @@ class LSTMClassifierConfig(PHMGateOptions):
         default=300,
         metadata={
             "help": "width of word vectors, states and hidden layers; pretrained "
-            "vectors of another width go through a learned map"
+            "vectors of another width go through a learned projection"
         },
     )
     encoder_layers: int = field(default=1, metadata={"help": "number of layers"})

@@ -48,7 +48,7 @@ class PHMLSTMDecoder(LSTMDecoder):
         encoder_out: Optional[Tuple[Tensor, Tensor, Tensor, Tensor]] = None,
         incremental_state: Optional[Dict[str, Dict[str, Optional[Tensor]]]] = None,
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Features (batch, time, hidden) and attention, as fairseq's.
+        """Return features (batch, time, hidden) and attention, as fairseq's.
 
         In beam search, where each call is one time step, H stays in incremental_state.
         """

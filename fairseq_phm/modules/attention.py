@@ -62,8 +62,10 @@ class Attention(MultiheadAttention):
         before_softmax: bool = False,
         need_head_weights: bool = False,
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        """As fairseq's. Shapes: query (tgt, batch, embed), key and value (src, batch,
-        embed), key_padding_mask (batch, src), attn_mask (tgt, src), added to scores.
+        """Attend as fairseq's.
+
+        Shapes: query (tgt, batch, embed), key and value (src, batch, embed),
+        key_padding_mask (batch, src), attn_mask (tgt, src), added to scores.
 
         Returns:
             Tensor (tgt, batch, embed), and the weights of attention if they are needed:
@@ -83,6 +85,41 @@ class Attention(MultiheadAttention):
                 need_head_weights,
             )
         targets, batch, _ = query.shape
+        q, k, v, key_padding_mask = self._states(
+            query, key, value, key_padding_mask, incremental_state, static_kv, attn_mask
+        )
+        # The hypotheses of a sentence are further queries of the same keys.
+        sentences = k.size(0)
+        q = q.view(targets, sentences, -1, self.num_heads, self.head_dim)
+        q = q.permute(1, 3, 2, 0, 4).reshape(sentences, self.num_heads, -1, q.size(-1))
+        mask = _mask(key_padding_mask, attn_mask, q)
+        attended, weights = self._attend(
+            q, k, v, mask, need_weights or need_head_weights
+        )
+        attended = attended.view(sentences, self.num_heads, -1, targets, v.size(-1))
+        attended = attended.permute(3, 0, 2, 1, 4).reshape(targets, batch, -1)
+        if weights is not None:
+            weights = weights.view(sentences, self.num_heads, -1, targets, k.size(2))
+            weights = weights.permute(1, 0, 2, 3, 4).reshape(
+                self.num_heads, batch, targets, -1
+            )
+            weights = weights if need_head_weights else weights.mean(0)
+        return self.out_proj(attended), weights
+
+    def _states(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Optional[Tensor],
+        incremental_state: Optional[State],
+        static_kv: bool,
+        attn_mask: Optional[Tensor],
+    ) -> Tuple[Tensor, Tensor, Tensor, Optional[Tensor]]:
+        """Return q, k, v, with what earlier steps stored, and the mask of their keys.
+
+        q has the shape of the query, k and v (sentences, heads, length, width / heads).
+        """
         state: Dict[str, Optional[Tensor]] = {}
         if incremental_state is not None:
             state = self._get_input_buffer(incremental_state)
@@ -113,23 +150,7 @@ class Attention(MultiheadAttention):
                 prev_key=k, prev_value=v, prev_key_padding_mask=key_padding_mask
             )
             self._set_input_buffer(incremental_state, state)
-        # The hypotheses of a sentence are further queries of the same keys.
-        sentences = k.size(0)
-        q = q.view(targets, sentences, -1, self.num_heads, self.head_dim)
-        q = q.permute(1, 3, 2, 0, 4).reshape(sentences, self.num_heads, -1, q.size(-1))
-        mask = _mask(key_padding_mask, attn_mask, q)
-        attended, weights = self._attend(
-            q, k, v, mask, need_weights or need_head_weights
-        )
-        attended = attended.view(sentences, self.num_heads, -1, targets, v.size(-1))
-        attended = attended.permute(3, 0, 2, 1, 4).reshape(targets, batch, -1)
-        if weights is not None:
-            weights = weights.view(sentences, self.num_heads, -1, targets, k.size(2))
-            weights = weights.permute(1, 0, 2, 3, 4).reshape(
-                self.num_heads, batch, targets, -1
-            )
-            weights = weights if need_head_weights else weights.mean(0)
-        return self.out_proj(attended), weights
+        return q, k, v, key_padding_mask
 
     def _only_fairseq_can(
         self,
@@ -159,7 +180,7 @@ class Attention(MultiheadAttention):
         return [one(input) for one, input in zip(projections, (query, key, value))]
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(length, batch, width) -> (batch, heads, length, width / heads)."""
+        """Reshape (length, batch, width) to (batch, heads, length, width / heads)."""
         return x.view(*x.shape[:2], self.num_heads, self.head_dim).permute(1, 2, 0, 3)
 
     def _attend(
@@ -222,7 +243,7 @@ def repeats(states: Tensor) -> int:
 
 
 def _stays_in_groups(new_order: Tensor, size: int) -> bool:
-    """True when what comes from a group of so many hypotheses stays together."""
+    """Return True when the hypotheses of each group all come from one group."""
     if new_order.numel() % size:
         return False
     groups = new_order.view(-1, size) // size

@@ -37,7 +37,7 @@ class WeightCache:
         )
 
     def get(self, sources: Sequence[Tensor], build: Callable[[], Tensor]) -> Tensor:
-        """``build()``, or its earlier result when ``sources`` have not changed since.
+        """Return ``build()``, or its earlier result while ``sources`` are unchanged.
 
         Always built anew where :meth:`keeps` says no.
         """
@@ -78,7 +78,7 @@ def _version(weight: Tensor) -> int:
 
 
 def _find_memcmp() -> Optional[Callable[[int, int, int], int]]:
-    """C's memcmp, about six times as fast as torch.equal; None where there is none."""
+    """Find C's memcmp, about six times as fast as torch.equal, or None."""
     try:
         memcmp = ctypes.CDLL(None).memcmp
     except (AttributeError, OSError, TypeError):

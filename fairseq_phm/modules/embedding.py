@@ -13,7 +13,7 @@ class WordVectors(nn.Module):
     Args:
         trained: number of rows that are trained, the padding among them.
         width: numbers in a vector.
-        dim: numbers that come out; unlike ``width``, a learned map leads there.
+        dim: width of the output, by a learned projection where it is not ``width``.
         fixed: (words, width) vectors of the rows that follow, or None for none.
         padding_idx: row of the padding, which stays zero; one of the trained ones.
 

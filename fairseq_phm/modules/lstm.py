@@ -236,7 +236,7 @@ class PHMLSTM(nn.Module):
         )
 
     def __getattr__(self, name: str) -> Any:
-        """``weight_ih_l0`` and the other names of ``nn.LSTM``."""
+        """Return ``weight_ih_l0`` and the other tensors that ``nn.LSTM`` names."""
         match = re.fullmatch(r"((?:weight|bias)_[ih]h)_l(\d+)(_reverse)?", name)
         if match:
             directions = 2 if self.bidirectional else 1
@@ -246,7 +246,7 @@ class PHMLSTM(nn.Module):
         return super().__getattr__(name)
 
     def _flat_weights(self) -> List[Tensor]:
-        """H and biases of all layers and directions, in the kernel's order."""
+        """Return H and biases of all layers and directions, in the kernel's order."""
         flat = []
         for cell in self.cells:
             flat += [cell.weight_ih, cell.weight_hh]

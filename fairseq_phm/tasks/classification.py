@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ INPUTS = ("src_tokens", "pair_tokens")
 
 
 def split_file(folder: Union[str, Path], split: str) -> Path:
-    """``SPLIT.tsv`` in a folder, or that with .gz or .xz; for "valid" also ``dev``."""
+    """Find ``SPLIT.tsv`` in a folder, or with .gz or .xz; for "valid" also ``dev``."""
     names = [split, "dev"] if split == "valid" else [split]
     paths = [
         Path(folder) / f"{name}.tsv{ending}"
@@ -200,7 +200,7 @@ class TSVClassificationTask(FairseqTask):
         return self.datasets[split]
 
     def make_dataset(self, examples: Sequence[Example]) -> FairseqDataset:
-        """Batches of padded word indices; rows of like length go together."""
+        """Make batches of padded word indices, of rows of similar length."""
         net_input, sizes = {}, []
         for name, sentences in zip(INPUTS, zip(*(e.sentences for e in examples))):
             tokens = [
@@ -259,20 +259,7 @@ class TSVClassificationTask(FairseqTask):
             word for e in train for sentence in e.sentences for word in sentence
         )
         special = Dictionary().symbols
-        vectors: Dict[str, np.ndarray] = {}
-        width = 0
-        if cfg.vectors:
-            seen = {
-                word
-                for examples in self._examples.values()
-                for example in examples
-                for sentence in example.sentences
-                for word in sentence
-            }
-            vectors, width = read_vectors(cfg.vectors, seen.difference(special))
-            if not vectors:
-                raise DataError(f"{cfg.vectors}: no vector for any word of {cfg.data}")
-            self._vectors = torch.from_numpy(np.stack(list(vectors.values())))
+        vectors, width = self._read_vectors() if cfg.vectors else ({}, 0)
         trained = [
             word
             for word, count in counts.most_common()
@@ -290,3 +277,21 @@ class TSVClassificationTask(FairseqTask):
             "width": width,
             "labels": list(labels),
         }
+
+    def _read_vectors(self) -> Tuple[Dict[str, np.ndarray], int]:
+        """Read the fixed vectors of the words of all files, and their width."""
+        seen = {
+            word
+            for examples in self._examples.values()
+            for example in examples
+            for sentence in example.sentences
+            for word in sentence
+        }
+        wanted = seen.difference(Dictionary().symbols)
+        vectors, width = read_vectors(self.cfg.vectors, wanted)
+        if not vectors:
+            raise DataError(
+                f"{self.cfg.vectors}: no vector for any word of {self.cfg.data}"
+            )
+        self._vectors = torch.from_numpy(np.stack(list(vectors.values())))
+        return vectors, width

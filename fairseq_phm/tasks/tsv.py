@@ -30,7 +30,7 @@ class Columns:
 
     @classmethod
     def parse(cls, text: str, label: int) -> "Columns":
-        """Columns of the flags ``--text-columns`` (as "1,2") and ``--label-column``.
+        """Parse the flags ``--text-columns`` (as "1,2") and ``--label-column``.
 
         Raises:
             DataError: no number, none or more than two texts, a column twice.
@@ -86,7 +86,7 @@ def read_examples(
     header: bool = False,
     needs_label: bool = True,
 ) -> List[Example]:
-    """Rows of a TSV file; columns beyond the named ones are ignored.
+    """Read the rows of a TSV file; columns beyond the named ones are ignored.
 
     Args:
         path: the file; fields are separated by tabs, quotes mean nothing.

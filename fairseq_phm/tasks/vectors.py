@@ -12,7 +12,7 @@ from .tsv import numbered_lines
 def read_vectors(
     path: Union[str, Path], wanted: Container[str]
 ) -> Tuple[Dict[str, np.ndarray], int]:
-    """Vectors of the wanted words, in the file's order, and their width.
+    """Read the vectors of the wanted words, in the file's order, and their width.
 
     A line is a word and its numbers, separated by spaces; the first line sets the
     width. A first line of two whole numbers (word2vec's) is skipped. Of a word that

@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
 
 
 def size(text: str) -> tuple:
-    """(in, out) of a text like 512x2048."""
+    """Parse a text like 512x2048: (in, out)."""
     in_features, out_features = map(int, text.split("x"))
     return in_features, out_features
 
@@ -91,7 +91,7 @@ def about(options: argparse.Namespace) -> dict:
 
 
 def table(measured: List[Row]) -> str:
-    """A line for each setting, a column for each layer."""
+    """Format a line for each setting, a column for each layer."""
     lines = {}
     for row in measured:
         setting = row["in x out"], row["tokens"], row["mode"]

@@ -23,7 +23,7 @@ SIZES = ((512, 512), (2048, 512), (512, 2048))
 
 
 def layer(options: argparse.Namespace) -> List[Row]:
-    """Rows of time over dense, for each size, number of tokens, and n."""
+    """Measure time over dense, for each size, number of tokens, and n."""
     result = []
     for sizes in options.sizes:
         for tokens in options.tokens:
@@ -41,7 +41,7 @@ def layer(options: argparse.Namespace) -> List[Row]:
 def _layers(
     sizes: tuple, tokens: int, options: argparse.Namespace
 ) -> Dict[str, List[nn.Module]]:
-    """Layers that take turns: as many as fill ``weights_mb`` of dense weights for few
+    """Make layers that take turns, filling ``weights_mb`` of dense weights for few
     tokens, since a model's weights do not stay in caches from one step to the next."""
     bytes_each = 4 * sizes[0] * sizes[1]
     count = 1
@@ -87,7 +87,7 @@ def _calls(
 
 
 def paths(options: argparse.Namespace) -> List[Row]:
-    """Rows of forward time of each path, over tokens: what the plot shows."""
+    """Measure the forward time of each path, over tokens, for the plot."""
     result = []
     n = options.n[len(options.n) // 2]
     for sizes in options.sizes:

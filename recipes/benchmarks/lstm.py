@@ -17,7 +17,7 @@ WIDTH, LENGTH, BATCH = 300, 40, 64
 
 
 def lstm(options: argparse.Namespace) -> List[Row]:
-    """Rows for n = 2, 5, 10, which divide 300."""
+    """Measure n = 2, 5, 10, which divide 300."""
     layers: Dict[str, nn.Module] = {"dense": nn.LSTM(WIDTH, WIDTH, **place(options))}
     for n in (2, 5, 10):
         layers[f"n={n}"] = PHMLSTM(WIDTH, WIDTH, n, **place(options))

@@ -19,7 +19,7 @@ LAYERS, TOKENS = 12, 512
 
 
 def memory(options: argparse.Namespace) -> List[Row]:
-    """Rows of MB over dense, for the feed-forward maps of the base Transformer."""
+    """Measure MB over dense, for the feed-forward layers of the base Transformer."""
     result: List[Row] = []
     dense: List[float] = []
     for n in (1, *options.n):

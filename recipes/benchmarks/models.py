@@ -42,7 +42,7 @@ class Vocabulary:
 
 
 def training(options: argparse.Namespace) -> List[Row]:
-    """Rows for a step of the base Transformer: dense twin, its stock kin, PHM."""
+    """Measure a step of the base Transformer: dense twin, fairseq's own, PHM."""
     task = Vocabulary()
     calls: Dict[str, Callable[[], Any]] = {}
     sources, targets = 32, 32 * LENGTH
@@ -58,7 +58,7 @@ def training(options: argparse.Namespace) -> List[Row]:
 
 
 def decoding(options: argparse.Namespace) -> List[Row]:
-    """Rows for beam search with Transformer and LSTM, batches of 1, 8 and 32."""
+    """Measure beam search with Transformer and LSTM, batches of 1, 8 and 32."""
     task = Vocabulary()
     families = {TRANSFORMER: _transformers, LSTM: _lstms}
     result: List[Row] = []

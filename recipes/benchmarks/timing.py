@@ -15,7 +15,7 @@ Row = Dict[str, Any]
 def interleave(
     calls: Dict[str, Callable[[], Any]], options: argparse.Namespace
 ) -> Dict[str, List[float]]:
-    """Seconds of each call in each round, after two rounds that do not count."""
+    """Time each call in each round, after two rounds that do not count."""
     times: Dict[str, List[float]] = {name: [] for name in calls}
     for turn in range(options.rounds + 2):
         for name, call in calls.items():
@@ -28,7 +28,7 @@ def interleave(
 
 
 def now(device: str) -> float:
-    """Seconds when the device has done what was asked of it.
+    """Return seconds, after the device has finished its work.
 
     On one CPU thread the time of this process, which other programs do not change.
     """
@@ -40,7 +40,7 @@ def now(device: str) -> float:
 
 
 def rows(times: Dict[str, List[float]], reference: str, **about: Any) -> List[Row]:
-    """A row per call: median milliseconds, and time over ``reference`` in a round."""
+    """Make a row per call: median milliseconds, and time over ``reference``."""
     result = []
     for name, seconds in times.items():
         ratios = [mine / other for mine, other in zip(seconds, times[reference])]
