@@ -1,23 +1,147 @@
-"""What all PHM models share: flags, and loading of checkpoints with shared rules."""
+"""What all PHM models share: flags, substitution, loading of shared rules.
+
+A model names its ``config`` and its ``substitution``, see :class:`PHMModel`.
+"""
 
 import argparse
-from typing import Any, Dict, Type
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any, Callable, Dict, Optional, Type, get_type_hints
 
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
-from torch import Tensor
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
 
 from ..checkpoint import fit_shared_rules
+from ..modules.lstm import GATES
+from ..spec import PHMSpec
+from ..substitution.scopes import DEFAULT_SHARE_RULE, FORMER_NAMES, SHARE_RULE
+from .architectures import writable
+
+PREFIX = "phm_"
+
+
+class _Options(FairseqDataclass):
+    """Flags ``--phm-NAME`` for the fields of :class:`PHMSpec`, and what models add."""
+
+    @classmethod
+    def from_args(cls, args: Any) -> "_Options":
+        """Return what a namespace or a DictConfig holds, and defaults for the rest."""
+        options = cls()
+        for name in cls.__dataclass_fields__:
+            value = getattr(args, name, None)
+            if value is not None:
+                setattr(options, name, value)
+        return options
+
+    def phm_options(self) -> Dict[str, Any]:
+        """Return options ``phm_NAME`` as keywords NAME, those of PHMSpec as ``n``."""
+        options = {
+            name[len(PREFIX) :]: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name.startswith(PREFIX)
+        }
+        spec = {one.name: options.pop(one.name) for one in fields(PHMSpec)}
+        return {"n": PHMSpec(**spec), **options}
+
+    def resolve(self, args: Any) -> bool:
+        """Set what the options leave open here and in ``args``, for the checkpoint.
+
+        Returns:
+            Whether sharing was left open: then older checkpoints may have more rules.
+        """
+        return False
+
+
+def _flag(option: Any) -> Any:
+    """Return name, type and field of the flag for a field of PHMSpec."""
+    metadata = dict(option.metadata)
+    choices = metadata.pop("choices", None)
+    kind = get_type_hints(PHMSpec)[option.name]
+    if choices:
+        kind = ChoiceEnum(list(choices))
+    return PREFIX + option.name, kind, field(default=option.default, metadata=metadata)
+
+
+PHMOptions = make_dataclass(
+    "PHMOptions",
+    [_flag(option) for option in fields(PHMSpec)],
+    bases=(_Options,),
+    namespace={"__doc__": _Options.__doc__, "__module__": __name__},
+)
+
+
+@dataclass
+class PHMAttentionOptions(PHMOptions):
+    """Options of models with attention."""
+
+    phm_share_rule: Optional[ChoiceEnum([*SHARE_RULE, *FORMER_NAMES])] = field(
+        default=None,
+        metadata={
+            "help": "one learned rule per projection (none), for v and out of an "
+            "attention block (value), for q and k and for v and out (pairs), per "
+            "attention block (attention; block is its former name) - each FFN "
+            "projection keeps its own with these -, per layer, per encoder or decoder "
+            "(stack), or one in all (model): saves n^3 parameters for each rule that "
+            "goes; v and out learn to copy only with one rule; no effect on speed "
+            f"(default: {DEFAULT_SHARE_RULE})"
+        },
+    )
+
+    def resolve(self, args: Any) -> bool:
+        """Set the default of sharing, if it is left open."""
+        if self.phm_share_rule is not None:
+            return False
+        self.phm_share_rule = DEFAULT_SHARE_RULE
+        with writable(args):
+            args.phm_share_rule = DEFAULT_SHARE_RULE
+        return True
+
+
+@dataclass
+class PHMStackOptions(PHMOptions):
+    """Options of models with an encoder and a decoder, whose n may differ."""
+
+    phm_encoder_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the encoder: 1/n of its weights; wins over --phm-n; no "
+            "effect on training speed"
+        },
+    )
+    phm_decoder_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the decoder: 1/n of its weights; wins over --phm-n; no "
+            "effect on training speed"
+        },
+    )
+
+
+@dataclass
+class PHMGateOptions(PHMOptions):
+    """Options of models with LSTM cells."""
+
+    phm_gates: ChoiceEnum(list(GATES)) = field(
+        default="separate",
+        metadata={
+            "help": "separate: each gate has its own PHM layer and rule, eight a cell, "
+            "as in the paper's parameter counts; fused: one of four times the outputs "
+            "for the input and one for the hidden state, as in its text: 6 n^3 fewer "
+            "parameters a cell; no effect on speed"
+        },
+    )
 
 
 class PHMModel:
-    """Mixed into a model of fairseq: a ``config`` is its flags.
+    """Mixed into a model of fairseq, before it in the bases.
 
-    A subclass sets ``may_separate_rules`` of a model whose sharing of rules is the
-    default: then checkpoints with more rules load too.
+    A subclass names ``config``, the flags, and ``substitution``, the function that
+    takes the built dense model and the options of the config.
     """
 
     config: Type[FairseqDataclass]
+    substitution: Callable[..., nn.Module]
     share_rule = "none"
     may_separate_rules = False
 
@@ -27,6 +151,41 @@ class PHMModel:
         gen_parser_from_dataclass(
             parser, cls.config(), delete_default=True, with_prefix=""
         )
+
+    @classmethod
+    def configure(cls, args: Any) -> Any:
+        """Return the configuration that a namespace or a DictConfig holds."""
+        return cls.config.from_args(args)
+
+    @classmethod
+    def build_dense(cls, config: Any, args: Any, task: FairseqTask) -> nn.Module:
+        """Build the model as fairseq does."""
+        return super().build_model(args, task)
+
+    @classmethod
+    def build_model(cls, args: Any, task: FairseqTask) -> Any:
+        """Build the model from a namespace, a DictConfig or its configuration.
+
+        Raises:
+            ValueError: quant-noise is on, or an option does not fit the sizes.
+        """
+        config = cls.configure(args)
+        refuse_quant_noise(config)
+        by_default = config.resolve(args)
+        dense = cls.build_dense(config, args, task)
+        model = cls.substitution(dense, **config.phm_options())
+        return model.remember_sharing(config, by_default)
+
+    def remember_sharing(self, config: Any, by_default: bool) -> "PHMModel":
+        """Keep how rules are shared, for :meth:`load_state_dict`; return the model.
+
+        Args:
+            config: of the model.
+            by_default: older checkpoints, with more rules, load too.
+        """
+        self.share_rule = getattr(config, "phm_share_rule", "none")
+        self.may_separate_rules = by_default
+        return self
 
     def load_state_dict(
         self, state_dict: Dict[str, Tensor], *args: Any, **kwargs: Any
@@ -43,17 +202,11 @@ class PHMModel:
         return super().load_state_dict(fitted, *args, **kwargs)
 
 
-def refuse_quant_noise(args: Any) -> None:
-    """Raise ValueError when quant-noise is on, which needs dense weights.
-
-    Args:
-        args: a model's namespace or configuration, with flat names or sections.
-    """
-    section = getattr(args, "quant_noise", None)
-    for name in ("pq", "scalar"):
-        value = getattr(section, name, None) or getattr(args, f"quant_noise_{name}", 0)
-        if value and value > 0:
-            raise ValueError(
-                "quant-noise does not work with PHM layers: "
-                "drop --quant-noise-pq and --quant-noise-scalar"
-            )
+def refuse_quant_noise(config: Any) -> None:
+    """Raise ValueError when quant-noise is on, which needs dense weights."""
+    noise = getattr(config, "quant_noise", None)
+    if noise is not None and max(noise.pq, noise.scalar) > 0:
+        raise ValueError(
+            "quant-noise does not work with PHM layers: "
+            "drop --quant-noise-pq and --quant-noise-scalar"
+        )

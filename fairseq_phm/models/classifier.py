@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from ..modules import PHMLSTM, WordVectors
 from ..substitution import substitute
 from .architectures import register_architectures
-from .base import PHMModel
-from .options import PHMAttentionOptions, PHMGateOptions
+from .base import PHMAttentionOptions, PHMGateOptions, PHMModel
 
 HEAD = "sentence_classification_head"
 """The name under which fairseq's criterion sentence_prediction looks for the head."""
@@ -107,9 +106,8 @@ class SentenceClassifier(PHMModel, BaseFairseqModel):
         Raises:
             ValueError: sizes that n does not divide, or an option that does not fit.
         """
-        config = cls.config.from_args(args)
-        attends = isinstance(config, PHMAttentionOptions)
-        by_default = attends and config.resolve(args)
+        config = cls.configure(args)
+        by_default = config.resolve(args)
         dim = config.encoder_embed_dim
         if min(dim, config.encoder_layers) < 1:
             raise ValueError(
@@ -131,9 +129,7 @@ class SentenceClassifier(PHMModel, BaseFairseqModel):
             config.dropout,
         )
         model.args = config  # fairseq 0.12.2's criterion looks there
-        model.may_separate_rules = by_default
-        model.share_rule = config.phm_share_rule if attends else "none"
-        return model
+        return model.remember_sharing(config, by_default)
 
 
 @dataclass

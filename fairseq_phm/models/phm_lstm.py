@@ -19,8 +19,7 @@ from torch import Tensor
 from ..modules import PHMLSTMCell
 from ..substitution import substitute_lstm
 from .architectures import register_architectures, writable
-from .base import PHMModel
-from .options import PHMGateOptions, PHMStackOptions
+from .base import PHMGateOptions, PHMModel, PHMStackOptions
 
 WEIGHTS = "phm_lstm_weights"
 
@@ -77,6 +76,7 @@ class PHMLSTMModel(PHMModel, LSTMModel):
     """
 
     config = PHMLSTMConfig
+    substitution = staticmethod(substitute_lstm)
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -89,20 +89,24 @@ class PHMLSTMModel(PHMModel, LSTMModel):
         )  # fmt: skip
 
     @classmethod
-    def build_model(cls, args: Any, task: FairseqTask) -> "PHMLSTMModel":
-        """Build the model from a namespace or a DictConfig.
+    def configure(cls, args: Any) -> PHMLSTMConfig:
+        """Return the configuration, also of older checkpoints."""
+        with writable(args):
+            if getattr(args, "phm_output_maps", False):
+                args.phm_output_projections = True
+        return super().configure(args)
 
-        Raises:
-            ValueError: an option does not fit the sizes.
-        """
+    @classmethod
+    def build_dense(
+        cls, config: PHMLSTMConfig, args: Any, task: FairseqTask
+    ) -> LSTMModel:
+        """Build fairseq's LSTM, with a decoder that builds H once a sequence."""
         with writable(args):
             if not hasattr(args, "criterion"):
                 args.criterion = None  # fairseq asks for it; hydra keeps it elsewhere
-            if getattr(args, "phm_output_maps", False):  # of older checkpoints
-                args.phm_output_projections = True
-            model = super().build_model(args, task)
+            model = super().build_dense(config, args, task)
         model.decoder.__class__ = PHMLSTMDecoder
-        return substitute_lstm(model, **PHMLSTMConfig.from_args(args).phm_options())
+        return model
 
 
 def _writable(size: Callable[[Any], None]) -> Callable[[Any], None]:

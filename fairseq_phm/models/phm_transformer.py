@@ -9,8 +9,7 @@ from fairseq.tasks import FairseqTask
 
 from ..substitution import substitute
 from .architectures import phm_transformer, register_transformers
-from .base import PHMModel, refuse_quant_noise
-from .options import PHMAttentionOptions, PHMStackOptions
+from .base import PHMAttentionOptions, PHMModel, PHMStackOptions
 
 
 @dataclass
@@ -63,26 +62,24 @@ class PHMTransformerModel(PHMModel, TransformerModelBase):
     """
 
     config = PHMTransformerConfig
+    substitution = staticmethod(substitute)
 
     def __init__(self, cfg: Any, encoder: Any, decoder: Any) -> None:
         super().__init__(PHMTransformerConfig.from_namespace(cfg), encoder, decoder)
-        self.share_rule = self.cfg.phm_share_rule
 
     @classmethod
-    def build_model(cls, args: Any, task: FairseqTask) -> "PHMTransformerModel":
-        """Build the model from a namespace, a DictConfig or a PHMTransformerConfig.
-
-        Raises:
-            ValueError: quant-noise is on, or an option does not fit the sizes.
-        """
+    def configure(cls, args: Any) -> PHMTransformerConfig:
+        """Return the configuration; the base size where ``args`` leave it open."""
         if not isinstance(args, PHMTransformerConfig):
             phm_transformer(args)
-        cfg = PHMTransformerConfig.from_namespace(args)
-        refuse_quant_noise(cfg)
-        by_default = cfg.resolve(args)
-        model = substitute(super().build_model(cfg, task), **cfg.phm_options())
-        model.may_separate_rules = by_default
-        return model
+        return PHMTransformerConfig.from_namespace(args)
+
+    @classmethod
+    def build_dense(
+        cls, config: PHMTransformerConfig, args: Any, task: FairseqTask
+    ) -> TransformerModelBase:
+        """Build fairseq's Transformer."""
+        return super().build_dense(config, config, task)
 
 
 register_transformers()
