@@ -56,7 +56,7 @@ SIZES: Dict[str, Size] = {
     ),
     "demo": Size(
         "phm_transformer_tiny", 1200, 150, 4e-3, 1500, 2000, 8,
-        f"--lr-scheduler polynomial_decay --total-num-update {{updates}} {ADAM}",
+        f"--lr-scheduler cosine --lr-period-updates {{updates}} {ADAM}",
     ),
 }  # fmt: skip
 
