@@ -5,7 +5,7 @@
 #   ./recipes/iwslt14_de_en.sh --size small --models dense 4
 #   ./recipes/iwslt14_de_en.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
+. "$(dirname "$0")/driver/recipe.sh"
 translate iwslt14-de-en --name De-En \
   --paper "--models dense quaternion 2 4 8 16 --updates 50000" \
   --published '{"dense": ["44M", 36.68], "quaternion": ["11M", 32.83],

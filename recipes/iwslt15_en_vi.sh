@@ -5,7 +5,7 @@
 #   ./recipes/iwslt15_en_vi.sh --size small --models dense 4
 #   ./recipes/iwslt15_en_vi.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
+. "$(dirname "$0")/driver/recipe.sh"
 translate iwslt15-en-vi --name En-Vi \
   --paper "--models dense quaternion 2 4 8 16 --updates 50000" \
   --published '{"dense": ["44M", 28.43], "quaternion": ["11M", 28.00],

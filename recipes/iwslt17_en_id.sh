@@ -5,7 +5,7 @@
 #   ./recipes/iwslt17_en_id.sh --size small --models dense 4
 #   ./recipes/iwslt17_en_id.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
+. "$(dirname "$0")/driver/recipe.sh"
 translate iwslt17-en-id --name En-Id \
   --paper "--models dense quaternion 2 4 8 16 --updates 50000" \
   --published '{"dense": ["44M", 47.40], "quaternion": ["11M", 42.22],

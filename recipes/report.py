@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
-from .models import Model
+from .driver.models import Model
 
 HERE = Path(__file__).parent
 HEAD = """# Results
@@ -183,8 +183,8 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
 
 
 def picture(table: Table) -> bytes:
-    """The table as an SVG picture, see :func:`recipes.figures.draw`."""
-    from .figures import Drawn, draw  # matplotlib is slow to import
+    """The table as an SVG picture, see :func:`recipes.driver.figures.draw`."""
+    from .driver.figures import Drawn, draw  # matplotlib is slow to import
 
     score = "bleu_intl" if table.translates else "accuracy"
     parameters = "parameters" if table.translates else "encoder_parameters"
@@ -218,7 +218,7 @@ def picture(table: Table) -> bytes:
 
 def _quality() -> Iterator[Tuple[str, Dict[str, bytes]]]:
     """Text and pictures of each file of the quality benchmark."""
-    from .quality_report import read, render  # they need this module
+    from .driver.quality_report import read, render  # they need this module
 
     for file in sorted((HERE / "results" / "quality").glob("*.jsonl")):
         yield render(read([file]), f"results/quality/{file.stem}-", "##")

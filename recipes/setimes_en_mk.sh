@@ -5,7 +5,7 @@
 #   ./recipes/setimes_en_mk.sh --size small --models dense 4
 #   ./recipes/setimes_en_mk.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
+. "$(dirname "$0")/driver/recipe.sh"
 translate setimes-en-mk --name En-Mk \
   --paper "--models dense quaternion 2 4 8 16 --updates 100000" \
   --published '{"dense": ["44M", 13.96], "quaternion": ["11M", 13.67],

@@ -5,7 +5,7 @@
 #   ./recipes/sva.sh [--raw DIR] [--seeds 1 2 3 4 5]
 #   ./recipes/sva.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
+. "$(dirname "$0")/driver/recipe.sh"
 classify linzen --name SVA --arch phm_transformer_classifier \
   --paper "--models dense quaternion 2 4 8 --seeds 1 2 3 --epochs 3" --by-column 3 \
   --flags "--min-count 2 --optimizer adam --adam-betas (0.9,0.98) --clip-norm 1.0

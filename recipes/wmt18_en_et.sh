@@ -5,7 +5,7 @@
 #   ./recipes/wmt18_en_et.sh --size small --models dense 4
 #   ./recipes/wmt18_en_et.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
+. "$(dirname "$0")/driver/recipe.sh"
 translate wmt18-en-et --name En-Et \
   --paper "--models dense quaternion 2 4 8 16 --updates 100000" \
   --published '{"dense": ["44M", 14.17], "quaternion": ["11M", 13.10],

@@ -5,7 +5,7 @@
 #   ./recipes/wmt18_en_ro.sh --size small --models dense 4
 #   ./recipes/wmt18_en_ro.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
+. "$(dirname "$0")/driver/recipe.sh"
 translate wmt18-en-ro --name En-Ro \
   --paper "--models dense quaternion 2 4 8 16 --updates 100000" \
   --published '{"dense": ["44M", 22.79], "quaternion": ["11M", 18.50],

@@ -32,7 +32,7 @@ def rows(tmp_path_factory):
 
 def recipe(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "recipes.classification", *map(str, arguments)],
+        [sys.executable, "-m", "recipes.driver.classification", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -21,18 +21,17 @@ from fairseq import options as fairseq_options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
-import recipes.classification
-import recipes.translation
 from data_prep import declaration
 from fairseq_phm.models.phm_transformer import PHMTransformerConfig
-from recipes import options as recipe_options
-from recipes.data import Data
-from recipes.slurm import sweep_command
+from recipes.driver import classification, translation
+from recipes.driver import options as recipe_options
+from recipes.driver.data import Data
+from recipes.driver.slurm import sweep_command
 
 SCRIPTS = sorted(
     path.name
     for path in (ROOT / "recipes").glob("*.sh")
-    if path.name not in ("environment.sh", "recipe.sh", "quickstart.sh", "quality.sh")
+    if path.name not in ("quickstart.sh", "quality.sh")
 )
 
 
@@ -42,7 +41,7 @@ def echo(tmp_path_factory):
     file = tmp_path_factory.mktemp("bin") / "python"
     file.write_text(
         "#!/bin/sh\n"
-        f'[ "$2" = recipes.options ] && exec {sys.executable} "$@"\n'
+        f'[ "$2" = recipes.driver.options ] && exec {sys.executable} "$@"\n'
         "shift\n"
         "printf '%s\\0' \"$@\"\n"
     )
@@ -101,7 +100,7 @@ def test_tiny_run_of_every_script(
     else:
         flags += ["--models", "4"]
     module, arguments = recipe(name, echo, "--raw", texts, *flags)
-    if module is recipes.classification:
+    if module is classification:
         write_tables(arguments[0], tmp_path)
         run(module, [*arguments, "--raw", tmp_path], monkeypatch)
         (model,) = results(tmp_path / "out")
@@ -164,7 +163,7 @@ def translate(texts, tmp_path, in_process, monkeypatch):
             "--updates", 3, "--beam", 2, "--lines", 40, "--models", 4,
             "--max-tokens", 100, "--out", tmp_path,
         ]  # fmt: skip
-        run(recipes.translation, [*settings, *arguments], monkeypatch)
+        run(translation, [*settings, *arguments], monkeypatch)
 
     return call
 
@@ -202,12 +201,12 @@ def test_stages_one_by_one(translate, tmp_path, capsys):
 
 
 def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
-    whole = recipes.translation.follow
+    whole = translation.follow
 
     def drops_one(command, log, threads=None):
         return (line for line in whole(command, log) if not line.startswith("H-0\t"))
 
-    monkeypatch.setattr(recipes.translation, "follow", drops_one)
+    monkeypatch.setattr(translation, "follow", drops_one)
     with pytest.raises(SystemExit, match="3 hypotheses for 4 test lines"):
         translate("--mean", "none")
     assert not list(tmp_path.glob("*/*/test-*"))
@@ -256,7 +255,7 @@ def test_half_precision_needs_a_gpu(monkeypatch, texts, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     flags = ["--raw", texts, "--src", "en", "--tgt", "de", "--out", tmp_path, "--fp16"]
     with pytest.raises(SystemExit, match="--fp16 needs a GPU and there is none"):
-        run(recipes.translation, flags, monkeypatch)
+        run(translation, flags, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
@@ -267,7 +266,7 @@ def run_of(texts, out, *arguments):
         + list(map(str, arguments))
     )
     data = Data(options, "parallel")
-    return recipes.translation.Run(options.models[0], options.seeds[0], data, options)
+    return translation.Run(options.models[0], options.seeds[0], data, options)
 
 
 def test_two_nodes_train_one_model(translate, texts, tmp_path):
@@ -278,7 +277,8 @@ def test_two_nodes_train_one_model(translate, texts, tmp_path):
         port = free.getsockname()[1]
     commands = [
         [
-            sys.executable, "-m", "recipes.translation", "--raw", texts, "--src", "en",
+            sys.executable, "-m", "recipes.driver.translation",
+            "--raw", texts, "--src", "en",
             "--tgt", "de", "--size", "tiny", "--lines", "40", "--models", "4", "--cpu",
             "--updates", "2", "--max-tokens", "100", "--out", tmp_path,
             "--stage", "train", "--nodes", "2", "--node-rank", rank,

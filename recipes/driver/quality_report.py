@@ -12,9 +12,9 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
+from ..report import data_text, spread
 from .models import DENSE, Model
 from .options import VIEWS
-from .report import data_text, spread
 
 SWEEP, EQUAL_UPDATES, EQUAL_TIME = "sweep", "equal updates", "equal time"
 NEEDED = (

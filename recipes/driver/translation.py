@@ -17,20 +17,10 @@ from tqdm import tqdm
 from data_prep.text import read_lines
 from data_prep.workspace import write_json
 
+from ..report import tables
+from ..score import compare, score
 from .data import Data
-from .driver import (
-    Stage,
-    errors_in_one_line,
-    in_threads,
-    record,
-    run_stages,
-    threads_of_a_job,
-)
-from .machines import check_machine, precision_flags, train_command
-from .models import DENSE, Model
-from .options import ROOT, parse_translation
-from .report import tables
-from .runner import (
+from .fairseq_process import (
     RunError,
     digest,
     follow,
@@ -41,8 +31,18 @@ from .runner import (
     tool,
     train,
 )
-from .score import compare, score
+from .hardware import check_machine, precision_flags, train_command
+from .models import DENSE, Model
+from .options import ROOT, parse_translation
 from .slurm import submit
+from .stages import (
+    Stage,
+    errors_in_one_line,
+    in_threads,
+    record,
+    run_stages,
+    threads_of_a_job,
+)
 
 LONGEST = 4096  # tokens of a batch at least: the longest sentences have 1024
 NEVER = str(10**9)

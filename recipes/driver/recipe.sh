@@ -17,13 +17,13 @@ nli() { # DATA_SET OPTIONS...: the paper's siamese LSTM
 
 recipe() { # MODULE OPTIONS...
   local here module=$1 python=${RECIPE_PYTHON:-}
-  here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
   shift
-  PYTHONPATH=$here "${python:-${PYTHON:-python3}}" -m recipes.options "$module" "$@"
+  PYTHONPATH=$here "${python:-${PYTHON:-python3}}" -m recipes.driver.options "$module" "$@"
   case " $* " in *" -h "* | *" --help "*) exit ;; esac
   if [ -z "$python" ]; then
-    "$here/recipes/environment.sh" "$here/.venv" recipes
+    "$here/recipes/driver/environment.sh" "$here/.venv" recipes
     python=$here/.venv/bin/python
   fi
-  PYTHONPATH=$here exec "$python" -m "recipes.$module" "$@"
+  PYTHONPATH=$here exec "$python" -m "recipes.driver.$module" "$@"
 }

@@ -16,7 +16,7 @@ import torch
 from data_prep import DataError
 from data_prep.workspace import write_json
 
-from .runner import RunError, step
+from .fairseq_process import RunError, step
 
 Job = TypeVar("Job")
 

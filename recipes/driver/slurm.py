@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Dict, List, Sequence
 
+from .fairseq_process import follow, step, tool
 from .models import Model
 from .options import ROOT
-from .runner import follow, step, tool
 
 if TYPE_CHECKING:
     from .translation import Run
@@ -23,7 +23,7 @@ def submit(runs: Sequence[Run]) -> None:
     """Train all runs of an experiment and wait for them.
 
     A sweep of fairseq-hydra-train over n and seeds for each kind of models that differ
-    in n only, from ``recipes/slurm.yaml``.
+    in n only, from ``recipes/driver/slurm.yaml``.
 
     Raises:
         RunError: a sweep failed; its last line is in the message.
@@ -64,7 +64,7 @@ def sweep_command(runs: Sequence[Run]) -> List[str]:
     depth = [f"model.{s}.layers={options.layers}" for s in ("encoder", "decoder")]
     return [
         tool("fairseq-hydra-train"), "--multirun",
-        "--config-dir", str(ROOT / "recipes"), "--config-name", "slurm",
+        "--config-dir", str(ROOT / "recipes" / "driver"), "--config-name", "slurm",
         f"hydra/launcher={options.slurm}",
         f"hydra.sweep.dir={out.absolute()}", f"hydra.sweep.subdir={folder}",
         f"checkpoint.save_dir={out.absolute()}/{folder}",

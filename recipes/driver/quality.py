@@ -21,12 +21,12 @@ from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence
 from data_prep.workspace import write_json
 
 from .data import Data
-from .driver import errors_in_one_line, in_threads
-from .machines import check_machine
+from .fairseq_process import RunError, digest, read_json, step
+from .hardware import check_machine
 from .models import DENSE, Model
 from .options import of_length, parse_quality
 from .quality_report import EQUAL_TIME, EQUAL_UPDATES, SWEEP, read, report
-from .runner import RunError, digest, read_json, step
+from .stages import errors_in_one_line, in_threads
 from .throughput import measure
 from .translation import Run, training_flags
 
@@ -117,7 +117,7 @@ class Benchmark:
     """Runs of the benchmark, in ``options.out / options.name``.
 
     Args:
-        options: of :func:`recipes.options.parse_quality`.
+        options: of :func:`recipes.driver.options.parse_quality`.
         data: prepared.
     """
 

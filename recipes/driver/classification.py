@@ -15,20 +15,9 @@ from data_prep.workspace import write_json
 from fairseq_phm.tasks.classification import split_file
 from fairseq_phm.tasks.tsv import numbered_lines
 
+from ..report import tables
 from .data import Data
-from .driver import (
-    Stage,
-    errors_in_one_line,
-    in_threads,
-    record,
-    run_stages,
-    threads_of_a_job,
-)
-from .machines import check_machine, precision_flags, train_command
-from .models import Model
-from .options import ROOT, parse_classification
-from .report import tables
-from .runner import (
+from .fairseq_process import (
     RunError,
     digest,
     follow,
@@ -38,6 +27,17 @@ from .runner import (
     read_training,
     stamps,
     train,
+)
+from .hardware import check_machine, precision_flags, train_command
+from .models import Model
+from .options import ROOT, parse_classification
+from .stages import (
+    Stage,
+    errors_in_one_line,
+    in_threads,
+    record,
+    run_stages,
+    threads_of_a_job,
 )
 
 

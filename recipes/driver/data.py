@@ -12,7 +12,7 @@ from data_prep.declaration import DataSet, load
 from data_prep.get import raw_files
 from data_prep.prepare import Files, prepare
 
-from .runner import RunError, digest, read_json, stamps, step
+from .fairseq_process import RunError, digest, read_json, stamps, step
 
 
 class Data:

@@ -1,6 +1,6 @@
 """Options of the recipes, checked before anything is installed.
 
-Needs nothing but Python: ``python -m recipes.options translation --help``.
+Needs nothing but Python: ``python -m recipes.driver.options translation --help``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from data_prep import LANGUAGES, SPLITS
 
 from .models import DENSE, Model
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("prepare", "train", "average", "generate", "score")
 VIEWS = ("updates", "parameters", "time")
 """What models of the quality benchmark have in common in each of its tables."""

@@ -8,7 +8,7 @@ from typing import List
 
 import torch
 
-from .runner import RunError, tool
+from .fairseq_process import RunError, tool
 
 
 def check_machine(options: argparse.Namespace) -> None:
@@ -46,11 +46,11 @@ def train_command(options: argparse.Namespace) -> List[str]:
             "--nnodes", str(options.nodes), "--nproc-per-node", str(options.gpus),
             "--node-rank", str(options.node_rank),
             "--master-addr", host, "--master-port", port or "29500",
-            "-m", "recipes.launch", *device,
+            "-m", "recipes.driver.torchrun", *device,
         ]  # fmt: skip
     command = [tool("fairseq-train")]
     if options.bf16:
-        command = [sys.executable, "-m", "recipes.launch"]
+        command = [sys.executable, "-m", "recipes.driver.torchrun"]
     world = [] if options.cpu else ["--distributed-world-size", str(options.gpus)]
     if options.gpus > 1:  # or torch refuses to load the checkpoint of a resumed run
         world += ["--load-checkpoint-on-all-dp-ranks"]

@@ -10,9 +10,9 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 
-from .benchmarks.timing import interleave, rows
-from .driver import threads_of_a_job
+from ..benchmarks.timing import interleave, rows
 from .models import DENSE, Model
+from .stages import threads_of_a_job
 from .translation import Run
 
 BATCHES = 3
