@@ -122,15 +122,15 @@ def test_report_from_lines_only(tmp_path, monkeypatch, capsys):
 
 
 def test_results_have_a_section_of_it(tmp_path, monkeypatch):
-    (tmp_path / "results" / "quality").mkdir(parents=True)
+    (tmp_path / "results" / "runs" / "quality").mkdir(parents=True)
     text = "".join(json.dumps(run) + "\n" for run in benchmark())
-    (tmp_path / "results" / "quality" / "xx.jsonl").write_text(text)
+    (tmp_path / "results" / "runs" / "quality" / "xx.jsonl").write_text(text)
     monkeypatch.setattr(results_report, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["report"])
     results_report.main()
     text = (tmp_path / "RESULTS.md").read_text()
     assert "\n## Quality: Xx, size demo\n" in text and "\n### Equal time\n" in text
-    link = "results/quality/xx-loss-parameters.svg"
+    link = "results/figures/quality-xx-loss-parameters.svg"
     assert f"]({link})" in text and (tmp_path / link).is_file()
 
 
