@@ -5,4 +5,4 @@
 #   ./recipes/translate.sh --help
 set -euo pipefail
 . "$(dirname "$0")/driver/recipe.sh"
-translate "$@"
+recipe translation "$@"

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from data_prep import DataError
 from recipes import report as results_report
 from recipes.driver import options as recipe_options
 from recipes.driver import quality, translation
+from recipes.driver import run as driver_run
 from recipes.driver.models import Model
 from recipes.driver.quality import best_rate, converged, updates_of_equal_time
 from recipes.driver.quality_report import Runs, read, report, tables
@@ -231,16 +233,18 @@ def test_bad_options_end_in_one_line(arguments, message, capsys):
 
 def test_defaults():
     options = recipe_options.parse_quality([])
-    assert (options.data_set, options.src, options.tgt) == ("cldr", "en", "de")
-    assert (options.name, options.mean) == ("quality-cldr", "none")
-    assert options.lrs == [0.002, 0.004, 0.008] and options.seeds == [1, 2, 3]
+    assert options.source.data_set == "cldr" and options.search.mean == "none"
+    assert options.source.languages == ("en", "de")
+    assert (options.name, options.folder.name) == ("cldr", "quality-cldr")
+    assert options.lrs == (0.002, 0.004, 0.008) and options.seeds == (1, 2, 3)
     assert " ".join(map(str, options.models)) == (
         "dense quaternion 2 4 8 4r4 8r8 4-wide 8r8-wide dense/4"
     )
-    changed = recipe_options.of_length(options, 100, 10)
-    assert (changed.updates, changed.save_interval) == (100, 10)
-    assert changed.warmup_updates == 33 and "--total-num-update 100 " in changed.flags
-    assert options.updates != 100
+    training = options.training.of_length(100, 10)
+    assert (training.updates, training.save_interval) == (100, 10)
+    assert training.warmup_updates == 33 and options.training.updates != 100
+    flags = translation.training_flags(replace(options, training=training))
+    assert flags[flags.index("--total-num-update") + 1] == "100"
     wide = recipe_options.parse_quality(["--models", "dense", "4", "--wide"])
     assert list(map(str, wide.models)) == ["dense", "4-wide"]
 
@@ -276,7 +280,7 @@ def benchmark_run(texts, tmp_path, in_process, monkeypatch):
 def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, capsys):
     """Trainings: 4 of the sweep, one of which diverges, 2 of seeds, 2 of equal time."""
     trained = []
-    train = translation.train
+    train = driver_run.train
 
     def counts(title, command, folder, **options):
         trained.append(title)
@@ -287,7 +291,7 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
             raise quality.RunError("fairseq-train failed: FloatingPointError:")
         train(title, command, folder, **options)
 
-    monkeypatch.setattr(translation, "train", counts)
+    monkeypatch.setattr(driver_run, "train", counts)
     with pytest.raises(SystemExit) as error:
         benchmark_run()
     assert error.value.code == 130

@@ -1,78 +1,150 @@
-"""Options of the recipes, checked before anything is installed.
+"""Command lines of the recipes, which become the typed values of ``settings``.
 
-Needs nothing but Python: ``python -m recipes.driver.options translation --help``.
+They are checked before anything is installed: this needs nothing but Python.
+``python -m recipes.driver.options translation --help``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
+import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Union
 
-from data_prep import LANGUAGES, SPLITS
+from data_prep import LANGUAGES, SPLITS, DataError
 
 from .models import DENSE, Model
+from .settings import (
+    QUALITY_MODELS,
+    ROOT,
+    SIZES,
+    STAGES,
+    VIEWS,
+    Classification,
+    Experiment,
+    Machine,
+    Quality,
+    QualityReport,
+    Search,
+    Source,
+    Training,
+    Translation,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("prepare", "train", "average", "generate", "score")
-VIEWS = ("updates", "parameters", "time")
-"""What models of the quality benchmark have in common in each of its tables."""
+if TYPE_CHECKING:
+    from data_prep.declaration import DataSet
 
-QUALITY_MODELS = "dense quaternion 2 4 8 4r4 8r8 4-wide 8r8-wide dense/4".split()
+OF_THE_PAPER = ("models", "seeds", "updates", "layers", "epochs")
+"""Options whose defaults with ``--size paper`` stand in the data set's declaration."""
 
-
-@dataclass(frozen=True)
-class Size:
-    """Model and training of a translation run; each has an option of its own name."""
-
-    arch: str
-    updates: int
-    warmup_updates: int  # at most a third of the updates
-    lr: float  # at its peak
-    max_tokens: int  # of a batch, of its longer side
-    vocab_size: int  # of the subwords; 0: what the data set declares
-    checkpoints: int  # saved, each after a validation
-    flags: str  # of fairseq-train
-    lines: int = 0  # of the training set, a tenth of it for the others; 0: all
-
-
-ADAM = "--adam-betas (0.9,0.98) --clip-norm 1.0"
-SIZES: Dict[str, Size] = {
-    "paper": Size(
-        "phm_transformer", 50_000, 16_000, 7e-4, 2048, 0, 50,
-        "--lr-scheduler inverse_sqrt --adam-betas (0.9,0.997) --adam-eps 1e-9",
-    ),
-    "small": Size(
-        "phm_transformer_small", 10_000, 1000, 1e-3, 4096, 8000, 25,
-        f"--lr-scheduler inverse_sqrt {ADAM}",
-    ),
-    "tiny": Size(
-        "phm_transformer_tiny", 24, 8, 1e-3, 1000, 4000, 12,
-        f"--lr-scheduler inverse_sqrt {ADAM}", lines=2000,
-    ),
-    "demo": Size(
-        "phm_transformer_tiny", 1200, 150, 4e-3, 1500, 2000, 8,
-        f"--lr-scheduler polynomial_decay --total-num-update {{updates}} {ADAM}",
-    ),
+NOT_EVERYWHERE = {
+    "src": None, "tgt": None, "train": None, "wide": False, "slurm": None, "lr": None,
+    "save_interval": None, "stage": None, "first": None, "last": None,
 }  # fmt: skip
+"""Options that some recipes lack."""
 
 
-def parse_translation(arguments: List[str]) -> argparse.Namespace:
-    """Options of the runs; ``extra`` holds what follows ``--``, for fairseq-train."""
+def program(module: str) -> str:
+    """Name what was called: the script, or the module that stands behind it."""
+    return os.environ.get("RECIPE") or f"python -m recipes.driver.{module}"
+
+
+def parse_translation(arguments: Sequence[str]) -> Translation:
+    """Read the options of translation; those that cannot be end the program."""
+    parser = _translation_parser()
+    given = _parse(parser, arguments, "parallel")
+    _check_pairs(parser, given)
+    if given.slurm and given.size != "paper":
+        parser.error("--slurm is for --size paper")
+    if given.slurm and any(word.startswith("-") for word in given.extra):
+        parser.error("--slurm takes overrides after --, as model.encoder.layers=4")
+    training = _training(given)
+    if given.compare:
+        first = next((m for m in given.models if m.family == "PHM"), DENSE)
+        peers = [m for m in first.peers(training.arch) if m not in given.models]
+        given.models = (*given.models, *peers)
+    _check_models(parser, given.models, training.arch)
+    return Translation(**_shared(given), training=training, search=_search(given))
+
+
+def parse_quality(arguments: Sequence[str]) -> Union[Quality, QualityReport]:
+    """Read the options of the quality benchmark; ``--report`` has its own type."""
+    parser = _quality_parser()
+    given = _parse(parser, arguments, "parallel", as_published=False)
+    if given.report:
+        return QualityReport(tuple(given.report), tuple(given.views))
+    if given.nodes > 1:
+        parser.error("--nodes: the benchmark runs on one machine")
+    if not (given.data_set or given.raw or given.train):
+        given.data_set = "cldr"
+    if given.data_set == "cldr" and not given.src:
+        given.src, given.tgt = "en", "de"
+    _check_pairs(parser, given)
+    own = SIZES[given.size].lr
+    lrs = sorted(set(given.lrs or (own / 2, own, own * 2)))
+    if min(lrs) <= 0:
+        parser.error(f"--lrs {min(lrs)}: a learning rate is positive")
+    given.models = tuple(dict.fromkeys(given.models))
+    given.seeds = list(dict.fromkeys(given.seeds))
+    if DENSE not in given.models:
+        parser.error("--models needs dense, which the others are compared with")
+    if given.mean == "none":
+        given.num_checkpoints = 1
+    training = _training(given)
+    _check_models(parser, given.models, training.arch)
+    return Quality(
+        **_shared(given), training=training, search=_search(given), lrs=tuple(lrs),
+        views=tuple(given.views), validations=given.validations, rounds=given.rounds,
+    )  # fmt: skip
+
+
+def parse_classification(arguments: Sequence[str]) -> Classification:
+    """Read the options of classification; those that cannot be end the program."""
+    parser = _classification_parser()
+    given = _parse(parser, arguments, "table")
+    tiny, paper = given.size == "tiny", given.paper
+    if given.data and (given.raw or given.lines or tiny):
+        other = "raw" if given.raw else "lines" if given.lines else "size tiny"
+        parser.error(f"--data takes files as they are, not with --{other}: use --raw")
+    if given.raw and not given.data_set:
+        parser.error("--raw needs the name of a data set, whose columns it has")
+    if not (given.data_set or given.data):
+        parser.error("a data set or --data FOLDER is needed")
+    if given.data and not given.data.is_dir():
+        parser.error(f"--data {given.data}: no such folder")
+    vectors = given.vectors
+    if vectors and vectors.is_dir():
+        files = [file for file in vectors.iterdir() if ".txt" in file.name]
+        if len(files) != 1:
+            parser.error(f"--vectors {vectors}: {len(files)} .txt files there")
+        vectors = files[0]
+    if vectors and not vectors.is_file():
+        parser.error(f"--vectors {vectors}: no such file")
+    arch = given.arch or (paper and paper.arch) or "phm_lstm_classifier"
+    _check_models(parser, given.models, arch)
+    if given.lines is None:
+        given.lines = 2000 if tiny else 0
+    return Classification(
+        **_shared(given), arch=arch, epochs=given.epochs or (1 if tiny else 10),
+        tables=given.data, vectors=vectors, flags=paper.flags if paper else "",
+        groups=paper.groups if paper else "",
+    )  # fmt: skip
+
+
+def _translation_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "translation",
         "Prepares sentence pairs, trains PHM-Transformers and their dense twin, "
         "averages the last checkpoints, translates the test set and scores it.",
         "tiny is a dry run of all stages: the first lines of the data, few updates.",
     )
-    add = parser.add_argument
     _add_pairs(parser)
-    add("--size", default="small", choices=SIZES, help="of models and training")
-    add(
+    parser.add_argument(
+        "--size", default="small", choices=SIZES, help="of models and training"
+    )
+    parser.add_argument(
         "--compare", action="store_true",
         help="train what shows what a PHM model is for: the same with R = n, its dense "
         "twin, and dense/N, of about equal parameters",
@@ -87,28 +159,13 @@ def parse_translation(arguments: List[str]) -> argparse.Namespace:
     _add_machine(parser).add_argument(
         "--slurm", nargs="?", const="submitit_slurm", metavar="LAUNCHER",
         help="train by fairseq-hydra-train, one Slurm job for each model and seed, or "
-        "by another launcher of hydra; what follows -- are overrides for recipes/"
-        "slurm.yaml then, e.g. hydra.launcher.partition=gpu",
+        "by another launcher of hydra; what follows -- are overrides of the "
+        "configuration then, e.g. hydra.launcher.partition=gpu",
     )  # fmt: skip
-    add("--published", type=json.loads, default={}, help=argparse.SUPPRESS)
-    add("--paper", default="", help=argparse.SUPPRESS)
-    options = _parse(parser, arguments)
-    _check_pairs(parser, options)
-    if options.slurm and options.size != "paper":
-        parser.error("--slurm is for --size paper")
-    if options.slurm and any(word.startswith("-") for word in options.extra):
-        parser.error("--slurm takes overrides after --, as model.encoder.layers=4")
-    options = _with_size(options)
-    if options.compare:
-        first = next((m for m in options.models if m.family == "PHM"), DENSE)
-        peers = [m for m in first.peers(options.arch) if m not in options.models]
-        options.models = [*options.models, *peers]
-    _check_models(parser, options)
-    return options
+    return parser
 
 
-def parse_quality(arguments: List[str]) -> argparse.Namespace:
-    """Options of the quality benchmark, or ``report``: what to draw again."""
+def _quality_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "quality",
         "Trains models on sentence pairs, each at its best of the same learning rates "
@@ -135,56 +192,11 @@ def parse_quality(arguments: List[str]) -> argparse.Namespace:
         help="train nothing: tables and figures from these results.jsonl, or folders "
         "with one, into the folder of the first",
     )  # fmt: skip
-    parser.set_defaults(
-        stages=STAGES, stage=None, first=None, last=None, slurm=None, paper="",
-        published={}, lr=None, save_interval=None,
-    )  # fmt: skip
-    options = _parse(parser, arguments)
-    if options.report:
-        return options
-    if options.nodes > 1:
-        parser.error("--nodes: the benchmark runs on one machine")
-    if not (options.data_set or options.raw or options.train):
-        options.data_set = "cldr"
-    if options.data_set == "cldr" and not options.src:
-        options.src, options.tgt = "en", "de"
-    _check_pairs(parser, options)
-    options = _with_size(options)
-    own = SIZES[options.size].lr
-    options.lrs = sorted(set(options.lrs or (own / 2, own, own * 2)))
-    if min(options.lrs) <= 0:
-        parser.error(f"--lrs {min(options.lrs)}: a learning rate is positive")
-    options.models = list(dict.fromkeys(options.models))
-    options.seeds = list(dict.fromkeys(options.seeds))
-    if DENSE not in options.models:
-        parser.error("--models needs dense, which the others are compared with")
-    if options.mean == "none":
-        options.num_checkpoints = 1
-    _check_models(parser, options)
-    options.name = f"quality-{options.name}"
-    return options
+    parser.set_defaults(stages=STAGES)
+    return parser
 
 
-def of_length(
-    options: argparse.Namespace, updates: int, checkpoints: int
-) -> argparse.Namespace:
-    """The options with the schedule of a training of another length.
-
-    Args:
-        options: of translation or of the quality benchmark.
-        updates: of the training.
-        checkpoints: how many are saved, each after a validation.
-    """
-    changed = argparse.Namespace(**vars(options))
-    changed.updates = updates
-    changed.warmup_updates = max(1, min(options.warmup_updates, updates // 3))
-    changed.save_interval = max(1, updates // checkpoints)
-    changed.flags = SIZES[options.size].flags.format(updates=updates)
-    return changed
-
-
-def parse_classification(arguments: List[str]) -> argparse.Namespace:
-    """Options of the runs; ``extra`` holds what follows ``--``, for fairseq-train."""
+def _classification_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "classification",
         "Trains sentence classifiers, several seeds each, keeps the checkpoint with "
@@ -198,55 +210,35 @@ def parse_classification(arguments: List[str]) -> argparse.Namespace:
     add("--vectors", type=Path, help="GloVe vectors: a file, or a folder with one")
     add("--name", help="of the experiment; default: the data set's")
     add("--size", default="paper", choices=("paper", "tiny"), help="of the training")
-    add("--arch", default="phm_lstm_classifier", help="fairseq architecture phm_...")
+    add("--arch", help="fairseq architecture phm_...")
     add("--epochs", type=int, help="length of a training")
     add("--lines", type=int, help="training rows; a tenth for the rest; 0: all")
     _add_runs(parser, ["dense", "2"], [1])
-    parser.set_defaults(wide=False)
     _add_stages(parser, [stage for stage in STAGES if stage != "average"])
     _add_machine(parser)
-    add("--published", type=json.loads, default={}, help=argparse.SUPPRESS)
-    add("--paper", default="", help=argparse.SUPPRESS)
-    add("--flags", default="", help=argparse.SUPPRESS)
-    add("--by-column", type=int, help=argparse.SUPPRESS)
-    parser.set_defaults(train=None, src=None, tgt=None, vocab_size=None, slurm=None)
-    options = _parse(parser, arguments)
-    tiny = options.size == "tiny"
-    if options.data and (options.raw or options.lines or tiny):
-        other = "raw" if options.raw else "lines" if options.lines else "size tiny"
-        parser.error(f"--data takes files as they are, not with --{other}: use --raw")
-    if options.raw and not options.data_set:
-        parser.error("--raw needs the name of a data set, whose columns it has")
-    if not (options.data_set or options.data):
-        parser.error("a data set or --data FOLDER is needed")
-    if options.data and not options.data.is_dir():
-        parser.error(f"--data {options.data}: no such folder")
-    if options.lines is None:
-        options.lines = 2000 if tiny else 0
-    options.epochs = options.epochs or (1 if tiny else 10)
-    options.name = (
-        options.name or Path(options.data_set or options.data.absolute()).stem
-    )
-    if options.vectors and options.vectors.is_dir():
-        files = [file for file in options.vectors.iterdir() if ".txt" in file.name]
-        if len(files) != 1:
-            parser.error(f"--vectors {options.vectors}: {len(files)} .txt files there")
-        options.vectors = files[0]
-    if options.vectors and not options.vectors.is_file():
-        parser.error(f"--vectors {options.vectors}: no such file")
-    _check_models(parser, options)
-    return options
+    return parser
 
 
-def _parser(name: str, description: str, note: str = "") -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=name,
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> Optional[str]:
+        if action.default in (None, False):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def _parser(module: str, description: str, note: str = "") -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program(module),
         allow_abbrev=False,
         description=description,
         epilog="What follows -- goes to fairseq-train, e.g. -- --phm-share-rule block. "
         "A second run reuses what is there; an interrupted one goes on. " + note,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
+    parser.set_defaults(**NOT_EVERYWHERE)
+    return parser
 
 
 def _add_pairs(parser: argparse.ArgumentParser) -> None:
@@ -342,109 +334,181 @@ def _add_machine(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
-def _parse(parser: argparse.ArgumentParser, arguments: List[str]) -> argparse.Namespace:
-    """The options before a ``--``, checked, and as ``extra`` what follows it.
+def _parse(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    kind: str,
+    as_published: bool = True,
+) -> argparse.Namespace:
+    """Read and check what all recipes have.
 
-    With ``--size paper`` those of ``--paper``, a recipe's, are the defaults.
+    Adds ``extra``, what follows a ``--``, and ``paper``, the published experiment, or
+    None.
+
+    Args:
+        kind: of the data set, ``parallel`` or ``table``.
+        as_published: take note of the published experiment, whose settings are the
+            defaults with ``--size paper``.
     """
-    own, extra = _split(arguments)
-    options = parser.parse_intermixed_args(own)
-    options.extra = extra
-    if options.size == "paper" and options.paper:
-        recipe, more = _split(shlex.split(options.paper))
-        given = vars(parser.parse_intermixed_args(recipe))
-        parser.set_defaults(
-            **{k: v for k, v in given.items() if v != parser.get_default(k)}
-        )
-        options = parser.parse_intermixed_args(own)
-        options.extra = [*more, *extra]
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    given = parser.parse_intermixed_args(arguments[:end])
+    declared = _declared(parser, given.data_set, kind)
+    paper = declared.paper if declared and as_published else None
+    if paper and given.size == "paper":
+        known = {name: getattr(paper, name) for name in OF_THE_PAPER if name in given}
+        parser.set_defaults(**{name: value for name, value in known.items() if value})
+        given = parser.parse_intermixed_args(arguments[:end])
+    given.extra, given.paper = tuple(arguments[end + 1 :]), paper
     try:
-        options.models = [Model.parse(text) for text in options.models]
+        models = tuple(map(Model.parse, given.models))
     except ValueError as error:
         parser.error(f"--models {error}")
-    if options.wide:
-        options.models = [
-            model if model.family == "dense" else replace(model, wide=True)
-            for model in options.models
-        ]
-    for name, value in vars(options).items():
+    given.models = tuple(
+        replace(model, wide=True) if given.wide and model.family != "dense" else model
+        for model in models
+    )
+    for name, value in vars(given).items():
         if type(value) is int and value < (name not in ("lines", "node_rank")):
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    if options.raw and not options.raw.is_dir():
-        parser.error(f"--raw {options.raw}: no such folder")
-    _set_stages(parser, options)
-    if options.nodes > 1 and not (options.master or options.slurm):
-        parser.error("--nodes needs --master HOST:PORT")
-    if options.node_rank and options.stages != ("train",):
-        parser.error("node 0 does the other stages: --stage train")
-    if options.fp16 and (options.bf16 or options.cpu):
-        other = "--bf16" if options.bf16 else "--cpu"
-        parser.error(f"--fp16 and {other} do not go together")
-    return options
+    if given.raw and not given.raw.is_dir():
+        parser.error(f"--raw {given.raw}: no such folder")
+    given.stages = _stages(parser, given)
+    _check_machine(parser, given)
+    return given
 
 
-def _split(arguments: List[str]) -> Tuple[List[str], List[str]]:
-    """What is before a ``--``, and what follows it."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:end], arguments[end + 1 :]
+def _declared(
+    parser: argparse.ArgumentParser, data_set: Optional[str], kind: str
+) -> Optional[DataSet]:
+    """The declaration of a data set; None where Python has no TOML yet."""
+    if not data_set:
+        return None
+    try:
+        from data_prep.declaration import load
+    except ModuleNotFoundError:  # tomli, before Python 3.11 and the installation
+        return None
+    try:
+        declared = load(data_set)
+    except DataError as error:
+        parser.error(str(error))
+    if declared.kind != kind:
+        parser.error(f"{declared.name}: a {declared.kind} set, not a {kind} one")
+    return declared
 
 
-def _set_stages(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """``options.stages``: those to run."""
-    if options.stage and (options.first or options.last):
+def _stages(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Any:
+    """Those to run."""
+    if given.stage and (given.first or given.last):
         parser.error("--stage goes without --from and --to")
-    first = options.stages.index(options.stage or options.first or options.stages[0])
-    last = options.stages.index(options.stage or options.last or options.stages[-1])
+    first = given.stages.index(given.stage or given.first or given.stages[0])
+    last = given.stages.index(given.stage or given.last or given.stages[-1])
     if first > last:
-        parser.error(f"--from {options.first} comes after --to {options.last}")
-    options.stages = tuple(options.stages[first : last + 1])
+        parser.error(f"--from {given.first} comes after --to {given.last}")
+    return tuple(given.stages[first : last + 1])
 
 
-def _with_size(options: argparse.Namespace) -> argparse.Namespace:
-    """The options with what ``--size`` says where the user said nothing."""
-    name = options.data_set and Path(options.data_set).stem
-    options.name = options.name or name or f"{options.src}-{options.tgt}"
-    size, given = SIZES[options.size], dict(vars(options))
-    for name, value in vars(size).items():
-        if given.get(name) is None:
-            setattr(options, name, value)
-    options = of_length(options, options.updates, size.checkpoints)
-    for name in ("warmup_updates", "save_interval"):
-        setattr(options, name, given[name] or getattr(options, name))
-    return options
+def _check_machine(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuse options of the machine that do not fit each other."""
+    if given.nodes > 1 and not (given.master or given.slurm):
+        parser.error("--nodes needs --master HOST:PORT")
+    if given.node_rank and given.stages != ("train",):
+        parser.error("node 0 does the other stages: --stage train")
+    if given.fp16 and (given.bf16 or given.cpu):
+        other = "--bf16" if given.bf16 else "--cpu"
+        parser.error(f"--fp16 and {other} do not go together")
 
 
-def _check_models(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _check_models(
+    parser: argparse.ArgumentParser, models: Sequence[Model], arch: str
+) -> None:
     """Refuse models that the architecture has not."""
-    for model in options.models:
+    for model in models:
         try:
-            model.flags(options.arch)
+            model.flags(arch)
         except ValueError as error:
             parser.error(f"--models {error}")
 
 
-def _check_pairs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _check_pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     """Refuse sentence pairs of which something is missing or said twice."""
-    own = [split for split in SPLITS if getattr(options, split)]
+    own = [split for split in SPLITS if getattr(given, split)]
     if own and len(own) < len(SPLITS):
         parser.error("--train, --valid and --test go together")
-    if own and options.raw:
+    if own and given.raw:
         parser.error("--raw and --train go without each other")
-    if not (own or options.raw or options.data_set):
+    if not (own or given.raw or given.data_set):
         parser.error("a data set or --raw FOLDER is needed")
-    if bool(options.src) != bool(options.tgt):
+    if bool(given.src) != bool(given.tgt):
         parser.error("--src and --tgt go together")
-    if options.src and options.src == options.tgt:
-        parser.error(f"--src and --tgt are both {options.src}")
-    if (own or not options.data_set) and not options.src:
+    if given.src and given.src == given.tgt:
+        parser.error(f"--src and --tgt are both {given.src}")
+    if (own or not given.data_set) and not given.src:
         parser.error("your own files need --src and --tgt")
-    if options.data_set == "cldr" and options.src and not own and not options.raw:
-        if not {options.src, options.tgt} <= set(LANGUAGES):
+    if given.data_set == "cldr" and given.src and not own and not given.raw:
+        if not {given.src, given.tgt} <= set(LANGUAGES):
             languages = ", ".join(LANGUAGES)
             parser.error(f"the demo corpus has the languages {languages} only")
+    size = SIZES[given.size]
+    given.lines = size.lines if given.lines is None else given.lines
+    given.vocab_size = given.vocab_size or size.vocab_size
 
 
-PARSERS = {
+def _shared(given: argparse.Namespace) -> Dict[str, Any]:
+    """The fields of :class:`Experiment`."""
+    languages = (given.src, given.tgt) if given.src else ()
+    stem = Path(given.data_set).stem if given.data_set else "-".join(languages)
+    paper = given.paper
+    experiment = Experiment(
+        name=given.name or (paper and paper.name) or stem or given.data.absolute().stem,
+        size=given.size,
+        models=given.models,
+        seeds=tuple(given.seeds),
+        stages=given.stages,
+        out=given.out,
+        source=Source(
+            data_set=given.data_set or "",
+            raw=given.raw,
+            prefixes={s: getattr(given, s) for s in SPLITS} if given.train else {},
+            languages=languages,
+            subwords=getattr(given, "vocab_size", 0),
+            lines=given.lines,
+        ),
+        machine=Machine(
+            given.jobs, given.gpus, given.fp16, given.bf16, given.cpu, given.nodes,
+            given.node_rank, given.master or "", given.slurm or "",
+        ),
+        published=paper.published if paper else {},
+        extra=given.extra,
+    )  # fmt: skip
+    return dict(vars(experiment))
+
+
+def _training(given: argparse.Namespace) -> Training:
+    """What ``--size`` says, where the user said nothing."""
+    size = SIZES[given.size]
+    training = Training(
+        arch=given.arch or size.arch,
+        updates=given.updates or size.updates,
+        warmup_updates=given.warmup_updates or size.warmup_updates,
+        lr=size.lr if given.lr is None else given.lr,
+        max_tokens=given.max_tokens or size.max_tokens,
+        save_interval=0,
+        layers=given.layers or 0,
+        schedule=size.schedule,
+    )
+    training = training.of_length(training.updates, size.checkpoints)
+    return replace(
+        training,
+        warmup_updates=given.warmup_updates or training.warmup_updates,
+        save_interval=given.save_interval or training.save_interval,
+    )
+
+
+def _search(given: argparse.Namespace) -> Search:
+    return Search(given.mean, given.num_checkpoints, given.beam, given.lenpen)
+
+
+PARSERS: Dict[str, Callable[[Sequence[str]], object]] = {
     "translation": parse_translation,
     "classification": parse_classification,
     "quality": parse_quality,

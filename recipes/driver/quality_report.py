@@ -14,7 +14,7 @@ from data_prep import DataError
 
 from ..report import data_text, spread
 from .models import DENSE, Model
-from .options import VIEWS
+from .settings import VIEWS
 
 SWEEP, EQUAL_UPDATES, EQUAL_TIME = "sweep", "equal updates", "equal time"
 NEEDED = (

@@ -2,99 +2,153 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Dict, List, Sequence
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence
 
-from .fairseq_process import follow, step, tool
+import yaml
+
+from .fairseq_process import follow, quiet, tool
 from .models import Model
-from .options import ROOT
+from .settings import ROOT
+from .stages import step
 
 if TYPE_CHECKING:
-    from .translation import Run
+    from .translation import TranslationRun
 
-QUATERNION = [
-    "model.phm_n=4",
-    "model.phm_rule=quaternion",
-    "model.phm_freeze_rule=true",
-]
+COMPONENTS = ("task", "criterion", "optimizer", "lr_scheduler")
+COMMON = (
+    "common", "dataset", "optimization", "checkpoint", "distributed_training",
+)  # fmt: skip
+LOG = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
 
 
-def submit(runs: Sequence[Run]) -> None:
+def submit(runs: Sequence[TranslationRun]) -> None:
     """Train all runs of an experiment and wait for them.
 
     A sweep of fairseq-hydra-train over n and seeds for each kind of models that differ
-    in n only, from ``recipes/driver/slurm.yaml``.
+    in n only.
 
     Raises:
         RunError: a sweep failed; its last line is in the message.
     """
-    sweeps: Dict[Model, List[Run]] = {}
+    sweeps: Dict[Model, List[TranslationRun]] = {}
     for run in runs:
         kind = replace(run.model, n=0) if run.model.family == "PHM" else run.model
         sweeps.setdefault(kind, []).append(run)
     for group in sweeps.values():
+        experiment = group[0].experiment
         names = ", ".join(dict.fromkeys(run.model.name for run in group))
-        step(f"{len(group)} trainings by {group[0].options.slurm}: {names}")
-        log = group[0].data.folder.with_name(f"slurm-{group[0].model.slug}.log")
-        command = sweep_command(group)
-        for _ in follow(command, log):
+        step(f"{len(group)} trainings by {experiment.machine.launcher}: {names}")
+        log = experiment.folder / f"slurm-{group[0].model.slug}.log"
+        for _ in follow(sweep_command(group), log):
             pass
 
 
-def sweep_command(runs: Sequence[Run]) -> List[str]:
-    """fairseq-hydra-train for runs that differ in n and seed only."""
-    run = runs[0]
-    model = run.model
-    options, data, out = run.options, run.data.folder.absolute(), run.folder.parent
-    seeds = ",".join(map(str, sorted({run.seed for run in runs})))
-    values = {**model.options(options.arch)}
-    slug = model.slug
-    if model.family == "PHM":
-        values["phm_n"] = ",".join(map(str, sorted({run.model.n for run in runs})))
-        slug = "n${model.phm_n}" + slug[len(f"n{model.n}") :]
-    key = run.folder.name.rpartition("-")[2]
-    folder = f"{slug}-seed${{common.seed}}-{key}"
-    quaternion = QUATERNION if model.family == "quaternion" else []
+def sweep_command(runs: Sequence[TranslationRun]) -> List[str]:
+    """Make the command that trains runs which differ in n and seed only.
+
+    Writes its configuration into the folder of the experiment, which exists.
+    """
+    run, machine = runs[0], runs[0].experiment.machine
+    folder = run.experiment.folder.absolute()
+    name = f"slurm-{run.folder.name}"
+    text = yaml.safe_dump(configuration(run), sort_keys=False)
+    (folder / f"{name}.yaml").write_text(f"# @package _group_\n{text}", "utf-8")
+    ns = [f"model.phm_n={_list({r.model.n for r in runs})}"]
     resources = {
-        "nodes": options.nodes,
+        "nodes": machine.nodes,
         "tasks_per_node": 1,
-        "gpus_per_node": 0 if options.cpu else options.gpus,
+        "gpus_per_node": 0 if machine.cpu else machine.gpus,
     }
     launcher = [f"hydra.launcher.{name}={n}" for name, n in resources.items()]
-    depth = [f"model.{s}.layers={options.layers}" for s in ("encoder", "decoder")]
     return [
         tool("fairseq-hydra-train"), "--multirun",
-        "--config-dir", str(ROOT / "recipes" / "driver"), "--config-name", "slurm",
-        f"hydra/launcher={options.slurm}",
-        f"hydra.sweep.dir={out.absolute()}", f"hydra.sweep.subdir={folder}",
-        f"checkpoint.save_dir={out.absolute()}/{folder}",
-        f"common.user_dir={ROOT / 'fairseq_phm'}", f"common.seed={seeds}",
-        f"common.fp16={options.fp16}", f"common.bf16={options.bf16}",
-        f"common.cpu={options.cpu}",
-        f"task.data={data / 'bin'}",
-        f"task.source_lang={run.source}", f"task.target_lang={run.target}",
-        *quaternion, *(f"model.{_section(key)}={values[key]}" for key in values),
-        *(depth if options.layers else []),
-        f"optimization.max_update={options.updates}",
-        f"optimization.lr=[{options.lr}]",
-        f"lr_scheduler.warmup_updates={options.warmup_updates}",
-        f"dataset.max_tokens={options.max_tokens}",
-        f"dataset.validate_interval_updates={options.save_interval}",
-        f"checkpoint.save_interval_updates={options.save_interval}",
-        f"checkpoint.keep_interval_updates={options.num_checkpoints}",
-        f"common.log_interval={min(20, options.save_interval)}",
-        f"distributed_training.distributed_world_size={options.gpus * options.nodes}",
-        f"distributed_training.distributed_port={29500 if options.nodes > 1 else -1}",
-        *(launcher if options.slurm.startswith("submitit") else []),
-        *options.extra,
+        "--config-dir", str(folder), "--config-name", name,
+        f"hydra/launcher={machine.launcher}",
+        f"common.seed={_list({r.seed for r in runs})}",
+        *(ns if run.model.family == "PHM" else []),
+        *(launcher if machine.launcher.startswith("submitit") else []),
+        *run.experiment.extra,
     ]  # fmt: skip
 
 
-def _section(option: str) -> str:
-    """The place in yaml of an option of the model.
+def configuration(run: TranslationRun) -> Dict[str, Any]:
+    """Make the configuration of hydra that trains as the run's flags do.
 
-    >>> _section("encoder_ffn_embed_dim"), _section("phm_n")
-    ('encoder.ffn_embed_dim', 'phm_n')
+    It has what the flags change of fairseq's defaults, and all options of task, model,
+    criterion, optimizer and schedule, which overrides may change then.
     """
-    side, _, name = option.partition("_")
-    return f"{side}.{name}" if side in ("encoder", "decoder") else option
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from omegaconf import OmegaConf
+
+    from fairseq_phm.models.phm_transformer import PHMTransformerConfig
+
+    def read(arguments: List[str]) -> Any:
+        parsed = options.parse_args_and_arch(options.get_training_parser(), arguments)
+        parsed.tpu = False  # --bf16 is no wish to train on one
+        config = convert_namespace_to_omegaconf(parsed)
+        return parsed, {
+            key: OmegaConf.to_container(config[key], enum_to_str=True)
+            for key in (*COMMON, *COMPONENTS)
+            if config[key] is not None
+        }
+
+    plain = replace(run, experiment=replace(run.experiment, extra=()))
+    with quiet():
+        flags, ours = read([*plain.saving, *plain.arguments])
+        _, default = read([plain.arguments[0], "--arch", flags.arch])
+    model = asdict(PHMTransformerConfig.from_namespace(flags))
+    made: Dict[str, Any] = {
+        section: {k: v for k, v in ours[section].items() if v != default[section][k]}
+        for section in COMMON
+    }
+    elsewhere = {name for section in COMMON for name in ours[section]} - {"_name"}
+    components = {key: ours[key] for key in COMPONENTS}
+    components["model"] = {**model, "_name": "phm_transformer"}
+    for section, values in components.items():
+        # what other sections have is a reference to them there
+        made[section] = {k: v for k, v in values.items() if k not in elsewhere}
+    return json.loads(json.dumps(_merged(made, _place(run)), default=str))
+
+
+def _place(run: TranslationRun) -> Dict[str, Any]:
+    """Folders, machine and log."""
+    machine, folder = run.experiment.machine, run.experiment.folder.absolute()
+    slug = run.model.slug
+    if run.model.family == "PHM":
+        slug = "n${model.phm_n}" + slug[len(f"n{run.model.n}") :]
+    key = run.folder.name.rpartition("-")[2]
+    name = f"{slug}-seed${{common.seed}}-{key}"
+    return {
+        "common": {
+            "user_dir": str(ROOT / "fairseq_phm"),
+            "seed": run.seed,
+            "log_format": "json",
+            "reset_logging": False,
+            "cpu": machine.cpu,
+        },
+        "task": {"data": str(run.data.folder.absolute() / "bin")},
+        "optimization": {"max_update": run.experiment.training.updates},
+        "checkpoint": {"save_dir": f"{folder}/{name}", "no_epoch_checkpoints": True},
+        "distributed_training": {
+            "distributed_world_size": machine.devices,
+            "distributed_port": 29500 if machine.nodes > 1 else -1,
+        },
+        "hydra": {
+            "job": {"name": "train"},
+            "job_logging": {"formatters": {"simple": {"format": LOG}}},
+            "sweep": {"dir": str(folder), "subdir": name},
+        },
+    }
+
+
+def _merged(first: Dict[str, Any], second: Dict[str, Any]) -> Dict[str, Any]:
+    """Sections of both; values of the second win."""
+    sections = [*first, *(section for section in second if section not in first)]
+    return {key: {**first.get(key, {}), **second.get(key, {})} for key in sections}
+
+
+def _list(numbers: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(numbers)))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import re
 import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -20,81 +18,51 @@ from data_prep.workspace import write_json
 from ..report import tables
 from ..score import compare, score
 from .data import Data
-from .fairseq_process import (
-    RunError,
-    digest,
-    follow,
-    load_parameters,
-    provenance,
-    read_json,
-    read_training,
-    tool,
-    train,
-)
-from .hardware import check_machine, precision_flags, train_command
-from .models import DENSE, Model
-from .options import ROOT, parse_translation
+from .fairseq_process import follow, load_parameters, require_checkpoint, tool
+from .hardware import check_machine, precision_flags, threads_of_a_job
+from .models import DENSE
+from .options import parse_translation, program
+from .run import USER_DIR, Run, runs_of
+from .settings import Translation
 from .slurm import submit
-from .stages import (
-    Stage,
-    errors_in_one_line,
-    in_threads,
-    record,
-    run_stages,
-    threads_of_a_job,
-)
+from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
+from .training_log import lowest_loss
 
 LONGEST = 4096  # tokens of a batch at least: the longest sentences have 1024
 NEVER = str(10**9)
 
 
 def main() -> None:
-    """Command line of the recipes for translation."""
-    options = parse_translation(sys.argv[1:])
-    with errors_in_one_line(options.name):
-        check_machine(options)
-        data = Data(options, "parallel")
-        data.prepare("prepare" in options.stages)
-        runs = [
-            Run(model, seed, data, options)
-            for seed in options.seeds
-            for model in options.models
-        ]
-        if options.slurm and "train" in options.stages:
+    """Run the recipes for translation."""
+    experiment = parse_translation(sys.argv[1:])
+    machine, stages = experiment.machine, experiment.stages
+    with errors_in_one_line(program("translation")):
+        check_machine(machine)
+        data = Data(experiment.source, experiment.folder, "parallel")
+        runs = runs_of(TranslationRun, experiment, data)
+        if machine.launcher and "train" in stages:
             submit([run for run in runs if not run.trained.is_file()])
         dense_first = sorted(runs, key=lambda run: (run.seed, run.model != DENSE))
-        in_threads(Run.go, dense_first, options.jobs)
-        if "score" in options.stages:
+        in_threads(Run.go, dense_first, machine.jobs)
+        if "score" in stages:
             for run in runs:  # those that came before their dense twin, by --jobs
                 if not run.result.is_file():
                     run.score()
             results = [read_json(run.result) for run in runs]
-            if options.size == "demo":
-                report(results, [run.title for run in runs])
+            if experiment.size == "demo":
+                print_comparison(results, [run.title for run in runs])
             else:
                 print("\n" + "\n\n".join(tables(results)))
 
 
 @dataclass(frozen=True)
-class Run:
-    """One model with one seed, from training to score."""
+class TranslationRun(Run):
+    """A Transformer that learns to translate, from training to score."""
 
-    model: Model
-    seed: int
     data: Data
-    options: argparse.Namespace
+    experiment: Translation
 
-    def go(self) -> None:
-        """The wanted stages, but for those that are done."""
-        stages = [
-            Stage("train", self.trained, self.train),
-            Stage("average", self.checkpoint, self.average),
-            Stage("generate", self.decoding, self.generate),
-            Stage("score", self.result, self.score),
-        ]
-        if self.options.mean == "none":
-            del stages[1]
-        run_stages(self.title, stages, self.options.stages)
+    task = "translation"
 
     @property
     def source(self) -> str:
@@ -107,63 +75,81 @@ class Run:
         return self.data.set.languages[1]
 
     @property
-    def title(self) -> str:
-        """The model, as on the screen."""
-        seed = f", seed {self.seed}" if len(self.options.seeds) > 1 else ""
-        return self.model.name + seed
-
-    @property
     def flags(self) -> List[str]:
         """Of fairseq-train, for model and training."""
-        options, extra = self.options, self.options.extra
+        experiment, extra = self.experiment, self.experiment.extra
         return [
-            *self.model.flags(options.arch), "--seed", str(self.seed),
-            *training_flags(options),
+            *self.model.flags(experiment.training.arch), "--seed", str(self.seed),
+            *training_flags(experiment),
             *(without_phm(extra) if self.model.family == "dense" else extra),
         ]  # fmt: skip
 
     @property
     def arguments(self) -> List[str]:
-        """Of fairseq-train, but for the machine, checkpoints and length."""
+        """Of fairseq-train, for data, model and training."""
+        longest = max(self.experiment.training.max_tokens, LONGEST)
         return [
             str(self.data.folder / "bin"),
             "--source-lang", self.source, "--target-lang", self.target,
-            "--max-tokens-valid", str(max(self.options.max_tokens, LONGEST)),
+            "--max-tokens-valid", str(longest),
             "--required-batch-size-multiple", "1", "--num-workers", "0",
             *self.flags,
         ]  # fmt: skip
 
     @property
-    def folder(self) -> Path:
-        """Where checkpoints and logs are; other settings have another one."""
-        options = self.options
-        settings = [
-            self.data.folder.name, options.arch, options.updates, options.save_interval,
-            options.num_checkpoints, options.gpus * options.nodes,
-            [word for word in options.extra if not word.startswith("hydra.")],
+    def saving(self) -> List[str]:
+        """Of fairseq-train, for its log and for checkpoints and their validations."""
+        interval = self.experiment.training.save_interval
+        return [
+            "--log-interval", str(min(20, interval)),
+            "--save-interval-updates", str(interval),
+            "--validate-interval-updates", str(interval),
+            "--keep-interval-updates", str(self.experiment.search.num_checkpoints),
+            "--save-interval", NEVER, "--validate-interval", NEVER,  # at epochs' ends
         ]  # fmt: skip
-        key = digest([*settings, training_flags(options)])
-        name = f"{self.model.slug}-seed{self.seed}-{key}"
-        return options.out / options.name / name
 
     @property
-    def trained(self) -> Path:
-        """What a finished training says of itself."""
-        return self.folder / "train.json"
+    def training_arguments(self) -> List[str]:
+        """Of fairseq-train, but for the machine, the folder and the length."""
+        return [*USER_DIR, *self.saving, *self.arguments]
+
+    @property
+    def length(self) -> Dict[str, int]:
+        """Of the training, in updates."""
+        return {"updates": self.experiment.training.updates}
+
+    @property
+    def settings(self) -> List[Any]:
+        """What the folder is named after."""
+        experiment, training = self.experiment, self.experiment.training
+        return [
+            self.data.key, training.arch, training.updates, training.save_interval,
+            experiment.search.num_checkpoints, experiment.machine.devices,
+            [word for word in experiment.extra if not word.startswith("hydra.")],
+            training_flags(experiment),
+        ]  # fmt: skip
+
+    @property
+    def later_stages(self) -> List[Stage]:
+        """The mean of checkpoints, if it is wanted, and the translation."""
+        average = Stage("average", self.checkpoint, self.average)
+        generate = Stage("generate", self.decoding, self.generate)
+        return [average, generate][self.experiment.search.mean == "none" :]
 
     @property
     def checkpoint(self) -> Path:
         """What translates."""
-        if self.options.mean == "none":
+        search = self.experiment.search
+        if search.mean == "none":
             return self.folder / "checkpoint_best.pt"
-        mean = f"{self.options.mean}{self.options.num_checkpoints}"
-        return self.folder / f"averaged-{mean}.pt"
+        return self.folder / f"averaged-{search.mean}{search.num_checkpoints}.pt"
 
     @property
     def decoding(self) -> Path:
         """Hypotheses and what is known of them."""
-        search = f"beam{self.options.beam}-lenpen{self.options.lenpen}"
-        return self.folder / f"test-{self.checkpoint.stem}-{search}.json"
+        search = self.experiment.search
+        how = f"beam{search.beam}-lenpen{search.lenpen}"
+        return self.folder / f"test-{self.checkpoint.stem}-{how}.json"
 
     @property
     def twin(self) -> Optional[Path]:
@@ -173,48 +159,33 @@ class Run:
 
     @property
     def result(self) -> Path:
-        """Scores, and all that the table of results needs."""
+        """The line of results; another one when the dense twin is there."""
         kind = "compared" if self.twin else "result"
         return self.decoding.with_name(f"{kind}-{self.decoding.name}")
 
     def test(self, language: str) -> List[str]:
-        """The test sentences of a side, as the text was before subwords."""
-        return read_lines(self.data.folder / "clean" / f"test.{language}")
+        """Read the test sentences of a side, as the text was before subwords."""
+        return read_lines(self.data.clean / f"test.{language}")
 
     def train(self) -> None:
-        """Fill the folder with checkpoints."""
-        options, interval = self.options, self.options.save_interval
-        command = [
-            *train_command(options), "--user-dir", str(ROOT / "fairseq_phm"),
-            "--log-interval", str(min(20, interval)),
-            "--save-interval-updates", str(interval),
-            "--validate-interval-updates", str(interval),
-            "--keep-interval-updates", str(options.num_checkpoints),
-            "--save-interval", NEVER, "--validate-interval", NEVER,  # at epochs' ends
-            *self.arguments,
-        ]  # fmt: skip
-        if not options.slurm:
-            train(
-                self.title, command, self.folder, updates=options.updates,
-                threads=threads_of_a_job(options), node=options.node_rank,
-            )  # fmt: skip
-        elif not (self.folder / "checkpoint_best.pt").is_file():
-            raise RunError(f"{self.folder}: no checkpoint_best.pt after training")
-        if options.node_rank == 0:
-            found = read_training(self.folder / "train.log")
-            write_json(self.trained, found)
+        """Fill the folder with checkpoints, or see that a job has filled it."""
+        if self.experiment.machine.launcher:
+            require_checkpoint(self.folder)
+            self.note_training()
+        else:
+            super().train()
 
     def average(self) -> None:
         """Average the last checkpoints."""
-        options, inputs = self.options, [self.folder]
+        search, inputs = self.experiment.search, [self.folder]
         if not numbered(self.folder):
             # fairseq leaves a checkpoint out that falls on the end of an epoch.
             print(f"{self.title}: no checkpoint within epochs, the last one is taken")
             inputs = [self.folder / "checkpoint_last.pt"]
         command = [
             sys.executable, "-m", "fairseq_phm.average", "--inputs", *map(str, inputs),
-            "--num-checkpoints", str(options.num_checkpoints),
-            "--mean", options.mean, "--output", str(self.checkpoint),
+            "--num-checkpoints", str(search.num_checkpoints),
+            "--mean", search.mean, "--output", str(self.checkpoint),
         ]  # fmt: skip
         for line in follow(command, self.folder / "average.log"):
             print(line, flush=True)
@@ -225,25 +196,13 @@ class Run:
         Raises:
             RunError: there are not as many hypotheses as source lines.
         """
-        options = self.options
-        command = [
-            tool("fairseq-generate"), str(self.data.folder / "bin"),
-            "--user-dir", str(ROOT / "fairseq_phm"),
-            "--source-lang", self.source, "--target-lang", self.target,
-            "--path", str(self.checkpoint), "--gen-subset", "test",
-            "--beam", str(options.beam), "--lenpen", str(options.lenpen),
-            "--max-len-a", "1", "--max-len-b", "50",  # or 200 would be the end
-            "--remove-bpe", "sentencepiece", "--num-workers", "0",
-            "--max-tokens", str(max(options.max_tokens, LONGEST)),
-            "--required-batch-size-multiple", "1",
-            *(["--cpu"] if options.cpu else []),
-        ]  # fmt: skip
-        threads = threads_of_a_job(options)
         lines = len(self.test(self.source))
+        threads = threads_of_a_job(self.experiment.machine)
         found: Dict[int, str] = {}
         seconds = 0.0
         with tqdm(total=lines, unit="sentence", desc=self.title) as bar:
-            for line in follow(command, self.folder / "generate.log", threads):
+            log = self.folder / "generate.log"
+            for line in follow(self.generate_command(), log, threads):
                 hypothesis = re.match(r"H-(\d+)\t[^\t]*\t?(.*)", line)
                 if hypothesis:
                     found[int(hypothesis[1])] = hypothesis[2]
@@ -257,24 +216,36 @@ class Run:
         hypotheses = [found[number] for number in range(lines)]
         text = self.decoding.with_suffix(f".{self.target}")
         text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
-        averaged = min(options.num_checkpoints, len(numbered(self.folder)) or 1)
+        search = self.experiment.search
+        averaged = min(search.num_checkpoints, len(numbered(self.folder)) or 1)
         write_json(
             self.decoding,
             {
                 "decoding_seconds": seconds,
-                "checkpoints": 1 if options.mean == "none" else averaged,
+                "checkpoints": 1 if search.mean == "none" else averaged,
                 "hypotheses": hypotheses,
             },
         )
 
-    def score(self) -> None:
-        """Score the hypotheses, and compare them with the dense twin's if there are."""
-        record(self.scored(), self.result, self.options.out / "results.jsonl")
+    def generate_command(self) -> List[str]:
+        """Make the command that translates the test set."""
+        experiment, search = self.experiment, self.experiment.search
+        return [
+            tool("fairseq-generate"), str(self.data.folder / "bin"), *USER_DIR,
+            "--source-lang", self.source, "--target-lang", self.target,
+            "--path", str(self.checkpoint), "--gen-subset", "test",
+            "--beam", str(search.beam), "--lenpen", str(search.lenpen),
+            "--max-len-a", "1", "--max-len-b", "50",  # or 200 would be the end
+            "--remove-bpe", "sentencepiece", "--num-workers", "0",
+            "--max-tokens", str(max(experiment.training.max_tokens, LONGEST)),
+            "--required-batch-size-multiple", "1",
+            *(["--cpu"] if experiment.machine.cpu else []),
+        ]  # fmt: skip
 
-    def scored(self) -> Dict[str, Any]:
-        """Scores of the hypotheses, and what else a line of results has."""
-        options, data = self.options, self.data
-        decoding, training = (read_json(file) for file in (self.decoding, self.trained))
+    def scores(self, training: Dict[str, Any]) -> Dict[str, Any]:
+        """Score the hypotheses, and compare them with the dense twin's if there are."""
+        search, settings = self.experiment.search, self.experiment.training
+        decoding = read_json(self.decoding)
         hypotheses = decoding.pop("hypotheses")
         references = self.test(self.target)
         scores = score(hypotheses, references)
@@ -283,35 +254,21 @@ class Run:
             scores.update(compare(hypotheses, baseline, references))
         parameters = load_parameters(self.checkpoint)
         return {
-            "experiment": options.name,
-            "task": "translation",
-            "model": str(self.model),
-            "seed": self.seed,
-            "size": options.size,
             "languages": [self.source, self.target],
-            "data": data.summary,
             "parameters": parameters["non_embedding"],
             "total_parameters": parameters["total"],
-            "updates": options.updates,
-            "lr": options.lr,
+            "updates": settings.updates,
+            "lr": settings.lr,
             "validation_loss": lowest_loss(training),
             **scores,
-            "mean": options.mean,
+            "mean": search.mean,
             **decoding,
-            "beam": options.beam,
-            "lenpen": options.lenpen,
-            "curve": training["curve"],
-            "published": options.published.get(str(self.model), []),
-            "training_seconds": training["training_seconds"],
-            "flags": shlex.join(self.flags),
-            **provenance(
-                threads_of_a_job(options),
-                0 if options.cpu else options.gpus * options.nodes,
-            ),
+            "beam": search.beam,
+            "lenpen": search.lenpen,
         }
 
 
-def report(results: List[Dict[str, Any]], titles: List[str]) -> None:
+def print_comparison(results: List[Dict[str, Any]], titles: List[str]) -> None:
     """Print the table of the quickstart."""
     rows = [
         {
@@ -330,29 +287,25 @@ def report(results: List[Dict[str, Any]], titles: List[str]) -> None:
     print(f"BLEU: {results[0]['bleu_signature']}")
 
 
-def lowest_loss(training: Dict[str, Any]) -> float:
-    """The lowest validation loss of a ``curve``; fairseq logs bits a token."""
-    losses = [loss for _, _, loss in training["curve"] if not math.isnan(loss)]
-    return min(losses, default=math.nan)
-
-
-def training_flags(options: argparse.Namespace) -> List[str]:
-    """Flags of fairseq-train that all models of an experiment have."""
-    depth = str(options.layers or "")
-    layers = depth and ["--encoder-layers", depth, "--decoder-layers", depth]
+def training_flags(experiment: Translation) -> List[str]:
+    """Make the flags of fairseq-train that all models of an experiment have."""
+    training = experiment.training
+    depth = str(training.layers)
+    layers = ["--encoder-layers", depth, "--decoder-layers", depth]
     return [
         "--encoder-normalize-before", "--decoder-normalize-before",
         "--share-all-embeddings", "--dropout", "0.1",
         "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
-        "--optimizer", "adam", "--lr", str(options.lr),
-        "--warmup-updates", str(options.warmup_updates),
-        "--max-tokens", str(options.max_tokens), *shlex.split(options.flags),
-        *precision_flags(options), *layers,
+        "--optimizer", "adam", "--lr", str(training.lr),
+        "--warmup-updates", str(training.warmup_updates),
+        "--max-tokens", str(training.max_tokens),
+        *shlex.split(training.schedule.format(updates=training.updates)),
+        *precision_flags(experiment.machine), *(layers if training.layers else []),
     ]  # fmt: skip
 
 
-def without_phm(flags: List[str]) -> List[str]:
-    """The flags of fairseq-train without --phm-... and their values: the dense twin."""
+def without_phm(flags: Sequence[str]) -> List[str]:
+    """Leave --phm-... and their values out of flags, for the dense twin."""
     kept, dropping = [], False
     for flag in flags:
         if flag.startswith("--"):
@@ -363,7 +316,7 @@ def without_phm(flags: List[str]) -> List[str]:
 
 
 def numbered(folder: Path) -> List[Path]:
-    """The checkpoints that carry a number of updates."""
+    """List the checkpoints that carry a number of updates."""
     return list(folder.glob("checkpoint_*_*.pt"))
 
 
