@@ -72,7 +72,7 @@ class Table:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     files = list(map(Path, sys.argv[1:])) or sorted(HERE.glob("results/runs/*.jsonl"))
     try:
         results = [result for file in files for result in read_results(file)]
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def read_results(file: Path) -> List[Run]:
-    """The runs in a file of JSON lines.
+    """Read the runs in a file of JSON lines.
 
     Raises:
         DataError: a line that is no run, or lacks something that tables have.
@@ -133,7 +133,7 @@ def read_results(file: Path) -> List[Run]:
 
 
 def collect(results: List[Run]) -> List[Table]:
-    """The runs by experiment and settings; of equal runs the last one counts."""
+    """Group runs by experiment and settings; of equal runs the last one counts."""
     found: Dict[str, Table] = {}
     seeds: Dict[Any, Run] = {}
     for result in results:
@@ -160,7 +160,7 @@ def collect(results: List[Run]) -> List[Table]:
 
 
 def tables(results: List[Run], style: str = "simple", heading: str = "") -> List[str]:
-    """The tables as text, and for test sets in groups one by group.
+    """Make the tables as text, and for test sets in groups one by group.
 
     Args:
         results: of runs, see :func:`collect`.
@@ -186,7 +186,7 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
 
 
 def picture(table: Table) -> bytes:
-    """The table as an SVG picture, see :func:`recipes.driver.figures.draw`."""
+    """Draw the table as an SVG picture, see :func:`recipes.driver.figures.draw`."""
     from .driver.figures import Drawn, draw  # matplotlib is slow to import
 
     score = "bleu_intl" if table.translates else "accuracy"
@@ -242,7 +242,7 @@ def _number(text: str) -> float:
 
 
 def spread(values: List[float], form: str = ".2f") -> str:
-    """Mean, and the sample's standard deviation when there are several values."""
+    """Format the mean, and of several values the sample's standard deviation."""
     if len(values) == 1:
         return format(values[0], form)
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"
@@ -346,7 +346,7 @@ def _caption(table: Table) -> str:
 
 
 def data_text(settings: Dict[str, Any]) -> str:
-    """Languages and numbers of sentence pairs, in words.
+    """Say languages and numbers of sentence pairs in words.
 
     Args:
         settings: with ``languages`` and ``data``, of a run.
