@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, List, Mapping, Tuple, Type, TypeVar
 
@@ -42,6 +42,26 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Paper:
+    """The published experiment on a data set: its settings, for recipes, and figures.
+
+    What is left out is as everywhere: in ``recipes/driver/settings.py``.
+    """
+
+    name: str = ""  # of the experiment
+    models: Tuple[str, ...] = ()  # as ``--models`` of the recipes spells them
+    seeds: Tuple[int, ...] = ()
+    updates: int = 0  # of translation
+    layers: int = 0  # of the encoder and of the decoder, each
+    epochs: int = 0  # of classification
+    arch: str = ""  # of classification, at any size
+    flags: str = ""  # of fairseq-train, for classification, at any size
+    groups: str = ""  # column by whose values accuracies are given, too
+    published: Dict[str, Tuple[str, float]] = field(default_factory=dict)
+    # model -> parameters, "" where unknown, and BLEU or accuracy
+
+
+@dataclass(frozen=True)
 class DataSet:
     """A declared data set.
 
@@ -73,6 +93,9 @@ class DataSet:
     seed: int = 1  # of the generator
     lines: int = 0  # to read of the training set, a tenth of it of the others; 0: all
 
+    # no data: names of folders, which come from ``repr``, are without it
+    paper: Paper = field(default_factory=Paper, repr=False, compare=False)
+
 
 def names() -> List[str]:
     """Names of the declared data sets."""
@@ -94,18 +117,23 @@ def load(name: str) -> DataSet:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
     parts = tuple(_made(Part, part, path) for part in declared.pop("parts", []))
+    declared["paper"] = _made(Paper, declared.pop("paper", {}), path)
     data_set = _made(DataSet, {**declared, "name": path.stem, "parts": parts}, path)
     _check(data_set, path)
     return data_set
 
 
 def _made(kind: Type[Declared], values: Mapping[str, Any], path: Path) -> Declared:
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: {values!r} is not a table of {kind.__name__}")
     known = {field.name: field for field in fields(kind)}
     for key, value in values.items():
         if key not in known:
             raise DataError(f"{path}: unknown key {key!r} (known: {', '.join(known)})")
         wanted = known[key].type.partition("[")[0]
-        found = {"list": "Tuple", "tuple": "Tuple"}.get(type(value).__name__)
+        found = {"list": "Tuple", "tuple": "Tuple", "dict": "Dict"}.get(
+            type(value).__name__
+        )
         found = found or type(value).__name__
         if found != wanted and (found, wanted) != ("int", "float"):
             raise DataError(
@@ -118,6 +146,8 @@ def _made(kind: Type[Declared], values: Mapping[str, Any], path: Path) -> Declar
 
 
 def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
@@ -134,6 +164,22 @@ def _check(data_set: DataSet, path: Path) -> None:
             "the columns of a table need a label",
         ),
     ]
+    for model, figures in data_set.paper.published.items():
+        pair = figures if isinstance(figures, tuple) else ()
+        types = [type(figure).__name__ for figure in pair]
+        faults.append(
+            (
+                types not in (["str", "float"], ["str", "int"]),
+                f"published {model!r} must be a size and a score, as ['44M', 28.43]",
+            )
+        )
+    groups = data_set.paper.groups
+    faults.append(
+        (
+            bool(groups and groups not in data_set.columns),
+            f"groups {groups!r} must be one of the columns",
+        )
+    )
     for part in data_set.parts:
         sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
         faults += [

@@ -5,9 +5,5 @@
 #   ./recipes/iwslt14_de_en.sh --size small --models dense 4
 #   ./recipes/iwslt14_de_en.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
-translate iwslt14-de-en --name De-En \
-  --paper "--models dense quaternion 2 4 8 16 --updates 50000" \
-  --published '{"dense": ["44M", 36.68], "quaternion": ["11M", 32.83],
-    "2": ["22M", 35.52], "4": ["11M", 35.53], "8": ["5.5M", 34.16], "16": ["2.9M", 33.89],
-    "2-wide": ["44M", 34.32], "4-wide": ["22M", 34.86], "8-wide": ["11M", 34.71]}' "$@"
+. "$(dirname "$0")/driver/recipe.sh"
+recipe translation iwslt14-de-en "$@"

@@ -6,8 +6,5 @@
 #   ./recipes/nli_multinli.sh --vectors glove.6B.300d.txt [--raw DIR] [--seeds 1 2 3]
 #   ./recipes/nli_multinli.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
-nli multinli --name MultiNLI \
-  --paper "--models dense quaternion 2 5 10 --seeds 1 2 3 --epochs 10" \
-  --published '{"dense": ["721K", 71.89], "quaternion": ["180K", 72.19],
-    "2": ["361K", 72.08], "5": ["146K", 71.77], "10": ["81K", 71.59]}' "$@"
+. "$(dirname "$0")/driver/recipe.sh"
+recipe classification multinli "$@"

@@ -4,8 +4,5 @@
 #   ./recipes/nli_qnli.sh --raw DIR --vectors glove.6B.300d.txt [--seeds 1 2 3 4 5]
 #   ./recipes/nli_qnli.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
-nli qnli-quora --name QNLI \
-  --paper "--models dense quaternion 2 5 10 --seeds 1 2 3 --epochs 10" \
-  --published '{"dense": ["721K", 84.44], "quaternion": ["180K", 84.73],
-    "2": ["361K", 84.39], "5": ["146K", 83.87], "10": ["81K", 84.25]}' "$@"
+. "$(dirname "$0")/driver/recipe.sh"
+recipe classification qnli-quora "$@"

@@ -7,5 +7,5 @@
 #   ./recipes/quality.sh --report runs/quality-cldr         tables and figures once more
 #   ./recipes/quality.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
+. "$(dirname "$0")/driver/recipe.sh"
 recipe quality "$@"

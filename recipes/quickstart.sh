@@ -6,6 +6,6 @@
 #   ./recipes/quickstart.sh --help         all options, your own files among them
 # PYTHON=python3.12 ./recipes/quickstart.sh  chooses the interpreter.
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
-translate cldr --name quickstart --size demo --models 4 --src en --tgt de --mean none \
+. "$(dirname "$0")/driver/recipe.sh"
+recipe translation cldr --name quickstart --size demo --models 4 --src en --tgt de --mean none \
   "$@"

@@ -1,16 +1,16 @@
 """Tables and figures of results, with the published figures beside ours.
 
-python -m recipes.report            recipes/results/*.jsonl -> recipes/RESULTS.md, *.svg
+python -m recipes.report            recipes/results -> recipes/RESULTS.md, figures
 python -m recipes.report FILE ...   prints the tables of these JSON lines
 
-The first takes recipes/results/quality/*.jsonl too, which quality.sh has written.
+The first reads ``results/runs/*.jsonl``, the notes that ``results/notes/EXPERIMENT.md``
+holds, and ``results/runs/quality/*.jsonl``, which quality.sh has written.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import statistics
 import sys
 from collections import defaultdict
@@ -22,13 +22,15 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
-from .models import Model
+from .driver.models import Model
+from .driver.settings import slug
 
 HERE = Path(__file__).parent
+FIGURES = "results/figures/"
 HEAD = """# Results
 
-Made by `python -m recipes.report` from the JSON lines in `recipes/results`, one for
-each run, with its flags, seconds, hardware, versions and commit, and the notes there.
+Made by `python -m recipes.report` from `recipes/results`: the JSON lines of the runs,
+with flags, seconds, hardware, versions and commit of each, and the notes.
 """
 SETTINGS = ("size", "languages", "data", "updates", "epochs", "beam", "lenpen")
 """Runs that differ in one of these are in different tables."""
@@ -70,8 +72,8 @@ class Table:
 
 
 def main() -> None:
-    """The command line."""
-    files = list(map(Path, sys.argv[1:])) or sorted((HERE / "results").glob("*.jsonl"))
+    """Run the command line."""
+    files = list(map(Path, sys.argv[1:])) or sorted(HERE.glob("results/runs/*.jsonl"))
     try:
         results = [result for file in files for result in read_results(file)]
     except DataError as error:
@@ -82,7 +84,7 @@ def main() -> None:
         print("\n\n".join(tables(results)))
         return
     texts = [HEAD.rstrip(), *tables(results, "github", "## ")]
-    made = {f"results/{table.name}.svg": picture(table) for table in collect(results)}
+    made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}
     try:
         for quality, pictures in _quality():
             texts.append(quality)
@@ -91,17 +93,18 @@ def main() -> None:
         sys.exit(f"report: {error}")
     text = "\n\n".join(texts) + "\n"
     made["RESULTS.md"] = text.encode()
+    (HERE / FIGURES).mkdir(exist_ok=True)
     for name, content in made.items():
         partial = HERE / f"{name}.partial"
         partial.write_bytes(content)
         os.replace(partial, HERE / name)
-    for file in (HERE / "results").glob("*.svg"):
-        if f"results/{file.name}" not in made:
+    for file in (HERE / FIGURES).glob("*.svg"):
+        if f"{FIGURES}{file.name}" not in made:
             file.unlink()
 
 
 def read_results(file: Path) -> List[Run]:
-    """The runs in a file of JSON lines.
+    """Read the runs in a file of JSON lines.
 
     Raises:
         DataError: a line that is no run, or lacks something that tables have.
@@ -130,7 +133,7 @@ def read_results(file: Path) -> List[Run]:
 
 
 def collect(results: List[Run]) -> List[Table]:
-    """The runs by experiment and settings; of equal runs the last one counts."""
+    """Group runs by experiment and settings; of equal runs the last one counts."""
     found: Dict[str, Table] = {}
     seeds: Dict[Any, Run] = {}
     for result in results:
@@ -138,7 +141,7 @@ def collect(results: List[Run]) -> List[Table]:
         key = json.dumps([result["experiment"], settings], sort_keys=True)
         if key not in found:
             words = [result["experiment"], *filter(None, [result.get("size")])]
-            name = _file_name("-".join(words))
+            name = slug("-".join(words))
             others = [t.name for t in found.values() if t.name.startswith(name)]
             same = [
                 o for o in others if o[len(name) :].strip("-").isdigit() or o == name
@@ -157,13 +160,13 @@ def collect(results: List[Run]) -> List[Table]:
 
 
 def tables(results: List[Run], style: str = "simple", heading: str = "") -> List[str]:
-    """The tables as text, and for test sets in groups one by group.
+    """Make the tables as text, and for test sets in groups one by group.
 
     Args:
         results: of runs, see :func:`collect`.
         style: of the tables, a ``tablefmt`` of tabulate.
         heading: what comes before the experiment's name; with one, the pictures are
-            linked, and the notes follow that ``results/EXPERIMENT.md`` holds.
+            linked, and the notes of ``results/notes`` follow.
     """
     texts: List[str] = []
     by_experiment: Dict[str, List[Table]] = {}
@@ -174,8 +177,8 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
         for table in group:
             texts += [_main_table(table, style), _caption(table)]
             if heading:
-                texts.append(f"![{_title(table)}](results/{table.name}.svg)")
-        notes = HERE / "results" / f"{_file_name(experiment)}.md"
+                texts.append(f"![{_title(table)}]({FIGURES}{table.name}.svg)")
+        notes = HERE / "results" / "notes" / f"{slug(experiment)}.md"
         if heading and notes.is_file():
             texts.append(notes.read_text(encoding="utf-8").rstrip())
         texts += [_groups(table, style) for table in group if _has_groups(table)]
@@ -183,8 +186,8 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
 
 
 def picture(table: Table) -> bytes:
-    """The table as an SVG picture, see :func:`recipes.figures.draw`."""
-    from .figures import Drawn, draw  # matplotlib is slow to import
+    """Draw the table as an SVG picture, see :func:`recipes.driver.figures.draw`."""
+    from .driver.figures import Drawn, draw  # matplotlib is slow to import
 
     score = "bleu_intl" if table.translates else "accuracy"
     parameters = "parameters" if table.translates else "encoder_parameters"
@@ -218,18 +221,14 @@ def picture(table: Table) -> bytes:
 
 def _quality() -> Iterator[Tuple[str, Dict[str, bytes]]]:
     """Text and pictures of each file of the quality benchmark."""
-    from .quality_report import read, render  # they need this module
+    from .driver.quality_report import read, render  # they need this module
 
-    for file in sorted((HERE / "results" / "quality").glob("*.jsonl")):
-        yield render(read([file]), f"results/quality/{file.stem}-", "##")
+    for file in sorted(HERE.glob("results/runs/quality/*.jsonl")):
+        yield render(read([file]), f"{FIGURES}quality-{file.stem}-", "##")
 
 
 def _task(result: Run) -> str:
     return result.get("task", "classification")
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.]+", "-", text.lower())
 
 
 def _published(runs: List[Run]) -> Tuple[str, Any]:
@@ -243,7 +242,7 @@ def _number(text: str) -> float:
 
 
 def spread(values: List[float], form: str = ".2f") -> str:
-    """Mean, and the sample's standard deviation when there are several values."""
+    """Format the mean, and of several values the sample's standard deviation."""
     if len(values) == 1:
         return format(values[0], form)
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"
@@ -347,7 +346,7 @@ def _caption(table: Table) -> str:
 
 
 def data_text(settings: Dict[str, Any]) -> str:
-    """Languages and numbers of sentence pairs, in words.
+    """Say languages and numbers of sentence pairs in words.
 
     Args:
         settings: with ``languages`` and ``data``, of a run.

@@ -28,7 +28,7 @@ METRICS = {  # force: the first one alone says when text looks tokenised
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str]) -> Dict[str, Any]:
-    """Scores of a test set, 0 to 100, and what sacreBLEU calls each of them.
+    """Score a test set, 0 to 100, and say what sacreBLEU calls each score.
 
     ``bleu`` is what to report: mixed case, tokenised as WMT's mteval-v13a does;
     ``chrf`` is chrF2, which needs no words. ``bleu_intl`` is there to compare with the
@@ -64,7 +64,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Dict[str, Any
 def compare(
     system: Sequence[str], baseline: Sequence[str], references: Sequence[str]
 ) -> Dict[str, Any]:
-    """BLEU of a system less that of a baseline, and how easily chance gives as much.
+    """Subtract a baseline's BLEU, and say how easily chance gives as much.
 
     Returns:
         ``bleu_difference``; ``bleu_p``, the p-value of sacreBLEU's paired bootstrap of
@@ -87,7 +87,7 @@ def compare(
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.score",
         description="BLEU, chrF and the BLEU that the paper's tool computes, of "

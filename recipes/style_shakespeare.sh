@@ -5,8 +5,5 @@
 #   ./recipes/style_shakespeare.sh --size small --models dense 4
 #   ./recipes/style_shakespeare.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
-translate shakespeare --name Shakespeare \
-  --paper "--models dense 2 4 8 16 --updates 10000 --layers 4" \
-  --published '{"dense": ["", 11.65], "2": ["", 12.20], "4": ["", 12.42],
-    "8": ["", 11.66], "16": ["", 10.76]}' "$@"
+. "$(dirname "$0")/driver/recipe.sh"
+recipe translation shakespeare "$@"

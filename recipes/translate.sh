@@ -4,5 +4,5 @@
 #   ./recipes/translate.sh iwslt15-en-vi --size tiny
 #   ./recipes/translate.sh --help
 set -euo pipefail
-. "$(dirname "$0")/recipe.sh"
-translate "$@"
+. "$(dirname "$0")/driver/recipe.sh"
+recipe translation "$@"

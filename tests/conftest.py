@@ -142,9 +142,7 @@ def texts(tmp_path_factory):
 @pytest.fixture
 def in_process(monkeypatch):
     """Let recipes call fairseq's tools in this process."""
-    import recipes.classification
-    import recipes.runner
-    import recipes.translation
+    from recipes.driver import classification, fairseq_process, translation
 
     def call(command):
         name, arguments = Path(command[0]).name, command[1:]
@@ -180,7 +178,7 @@ def in_process(monkeypatch):
     def run(command, **_):
         return SimpleNamespace(returncode=0, stdout=call(command))
 
-    for module in (recipes.runner, recipes.translation, recipes.classification):
+    for module in (fairseq_process, translation, classification):
         monkeypatch.setattr(module, "follow", follow)
     monkeypatch.setattr("data_prep.binarize.subprocess", SimpleNamespace(
         run=run, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT))  # fmt: skip

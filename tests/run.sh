@@ -21,7 +21,7 @@ find_python() {
 }
 
 environment() { # NAME PYTHON
-  FAIRSEQ=$1 PYTHON=$2 recipes/environment.sh ".venv-$1" test,recipes
+  FAIRSEQ=$1 PYTHON=$2 recipes/driver/environment.sh ".venv-$1" test,recipes
 }
 
 tests() { # NAME PYTEST_ARGUMENTS...

@@ -8,11 +8,23 @@ import sys
 import pytest
 from conftest import ROOT
 
-FLAGS = (
-    "--text-columns 1 --label-column 2 --labels few,many --min-count 1 "
-    "--optimizer adam --lr 0.01 --batch-size 16 --encoder-embed-dim 16 "
-    "--encoder-ffn-embed-dim 32 --encoder-layers 1 --cpu"
-)
+TOY = """
+title = "Few or many distinct words"
+kind = "table"
+columns = ["text", "label", "remainder"]
+labels = ["few", "many"]
+
+[paper]
+name = "Toy data"
+arch = "phm_transformer_classifier"
+models = ["dense", "2"]
+seeds = [1, 2]
+epochs = 2
+flags = "--min-count 1 --optimizer adam --lr 0.01 --batch-size 16"
+groups = "remainder"
+published = {dense = ["400K", 94.8]}
+"""
+FLAGS = "--encoder-embed-dim 16 --encoder-ffn-embed-dim 32 --encoder-layers 1 --cpu"
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +39,13 @@ def rows(tmp_path_factory):
                 print(
                     " ".join(words), ["many", "few"][i % 2], i % 3, sep="\t", file=file
                 )
+    (folder / "toy.toml").write_text(TOY)
     return folder
 
 
 def recipe(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "recipes.classification", *map(str, arguments)],
+        [sys.executable, "-m", "recipes.driver.classification", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -41,10 +54,8 @@ def recipe(*arguments):
 
 def settings(rows, out, *more):
     return [
-        "--name", "Toy", "--arch", "phm_transformer_classifier", "--data", rows,
-        "--models", "dense", "2", "--seeds", "1", "2", "--epochs", "2", "--jobs", "2",
-        "--by-column", "3", "--out", out, "--flags", FLAGS,
-        "--published", '{"dense": ["400K", 94.8]}', *more,
+        rows / "toy.toml", "--data", rows, "--jobs", "2", "--out", out, *more,
+        "--", *FLAGS.split(),
     ]  # fmt: skip
 
 
@@ -53,7 +64,7 @@ def test_trains_tests_and_reports(rows, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for text in ("dense", "PHM n=2", "400K", "94.80", "±", "2 epochs", "0 (10)"):
         assert text in done.stdout, done.stdout
-    files = sorted((tmp_path / "Toy").glob("*/result.json"))
+    files = sorted((tmp_path / "toy-data").glob("*/result.json"))
     assert len(files) == 4
     result = json.loads(files[-1].read_text())
     assert result["model"] == "2" and result["rows_by"] == {"0": 10, "1": 10, "2": 10}
@@ -64,7 +75,7 @@ def test_trains_tests_and_reports(rows, tmp_path):
     tables = [text[text.index("\nmodel") :] for text in (again.stdout, done.stdout)]
     assert tables[0] == tables[1]
     (rows / "test.tsv").touch()
-    changed = recipe(*settings(rows, tmp_path), "--models", "2", "--seeds", "1")
+    changed = recipe(*settings(rows, tmp_path, "--models", "2", "--seeds", "1"))
     assert "using" not in changed.stdout and changed.returncode == 0
 
 
@@ -76,9 +87,10 @@ def test_a_fault_in_the_data_is_one_line(rows, tmp_path):
     done = recipe(*settings(tmp_path, tmp_path / "out"))
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("Toy: ") and "Traceback" not in done.stderr
+    assert last.startswith("python -m recipes.driver.classification: ")
+    assert "Traceback" not in done.stderr
     assert (
-        len(list((tmp_path / "out" / "Toy").iterdir())) <= 2
+        len(list((tmp_path / "out" / "toy-data").iterdir())) <= 2
     )  # --jobs 2, then no more
     assert "dev.tsv:21: unknown label 'several', expected few or many" in last
 
@@ -92,7 +104,7 @@ def test_the_scripts_check_their_options_first(name, tmp_path):
             text=True,
         )
 
-    assert "--seeds" in script("--help").stdout
+    assert script("--help").stdout.startswith(f"usage: {name}.sh [")
     for arguments, message in [
         (("--data", tmp_path / "none"), "none: no such folder"),
         (("--data", tmp_path, "--models", "x"), "dense, quaternion or a whole number"),
@@ -101,3 +113,4 @@ def test_the_scripts_check_their_options_first(name, tmp_path):
     ]:
         done = script(*arguments)
         assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
+        assert done.stderr.splitlines()[-1].startswith(f"{name}.sh: error: ")

@@ -8,7 +8,7 @@ from conftest import ROOT, tiny_transformer
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from fairseq_phm import count_parameters
-from recipes.models import DENSE, WIDTHS, Model
+from recipes.driver.models import DENSE, WIDTHS, Model
 
 SPELLINGS = [
     ("dense", "dense", "dense"),
@@ -122,8 +122,13 @@ def test_peers():
 
 
 def test_needs_nothing_but_python():
+    """Nor TOML, which Python before 3.11 has not."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import recipes.options;"
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "sys.modules.update(tomllib=None, tomli=None);"
+        "import recipes.driver.options as options;"
+        "options.parse_classification(['snli']);"
+        "options.parse_translation(['wmt18-en-ro', '--size', 'paper', '--wide']);"
         "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'tqdm')))"
     )
     assert not subprocess.run([sys.executable, "-S", "-c", code, ROOT]).returncode

@@ -3,17 +3,18 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 
-import recipes.quality
-import recipes.report
-import recipes.translation
 from data_prep import DataError
-from recipes import options as recipe_options
-from recipes.models import Model
-from recipes.quality import best_rate, converged, updates_of_equal_time
-from recipes.quality_report import Runs, read, report, tables
+from recipes import report as results_report
+from recipes.driver import options as recipe_options
+from recipes.driver import quality, translation
+from recipes.driver import run as driver_run
+from recipes.driver.models import Model
+from recipes.driver.quality import best_rate, converged, updates_of_equal_time
+from recipes.driver.quality_report import Runs, read, report, tables
 
 SPEED = {"dense": 1.0, "dense/4": 2.0, "4": 0.96, "4r4": 1.5, "8r8-wide": 1.2}
 LOSS = {"dense": 4.4, "dense/4": 4.7, "4": 4.5, "4r4": 4.52, "8r8-wide": 4.48}
@@ -105,7 +106,7 @@ def test_report_from_lines_only(tmp_path, monkeypatch, capsys):
 
     def made():
         monkeypatch.setattr(sys, "argv", ["quality", "--report", str(tmp_path)])
-        recipes.quality.main()
+        quality.main()
         return {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
     first = made()
@@ -123,15 +124,15 @@ def test_report_from_lines_only(tmp_path, monkeypatch, capsys):
 
 
 def test_results_have_a_section_of_it(tmp_path, monkeypatch):
-    (tmp_path / "results" / "quality").mkdir(parents=True)
+    (tmp_path / "results" / "runs" / "quality").mkdir(parents=True)
     text = "".join(json.dumps(run) + "\n" for run in benchmark())
-    (tmp_path / "results" / "quality" / "xx.jsonl").write_text(text)
-    monkeypatch.setattr(recipes.report, "HERE", tmp_path)
+    (tmp_path / "results" / "runs" / "quality" / "xx.jsonl").write_text(text)
+    monkeypatch.setattr(results_report, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["report"])
-    recipes.report.main()
+    results_report.main()
     text = (tmp_path / "RESULTS.md").read_text()
     assert "\n## Quality: Xx, size demo\n" in text and "\n### Equal time\n" in text
-    link = "results/quality/xx-loss-parameters.svg"
+    link = "results/figures/quality-xx-loss-parameters.svg"
     assert f"]({link})" in text and (tmp_path / link).is_file()
 
 
@@ -172,7 +173,7 @@ def test_no_report_is_one_line(tmp_path, write, message, monkeypatch):
     write(tmp_path)
     monkeypatch.setattr(sys, "argv", ["quality", "--report", str(tmp_path)])
     with pytest.raises(SystemExit) as error:
-        recipes.quality.main()
+        quality.main()
     assert message in error.value.code and "\n" not in error.value.code
 
 
@@ -232,24 +233,26 @@ def test_bad_options_end_in_one_line(arguments, message, capsys):
 
 def test_defaults():
     options = recipe_options.parse_quality([])
-    assert (options.data_set, options.src, options.tgt) == ("cldr", "en", "de")
-    assert (options.name, options.mean) == ("quality-cldr", "none")
-    assert options.lrs == [0.002, 0.004, 0.008] and options.seeds == [1, 2, 3]
+    assert options.source.data_set == "cldr" and options.search.mean == "none"
+    assert options.source.languages == ("en", "de")
+    assert (options.name, options.folder.name) == ("cldr", "quality-cldr")
+    assert options.lrs == (0.002, 0.004, 0.008) and options.seeds == (1, 2, 3)
     assert " ".join(map(str, options.models)) == (
         "dense quaternion 2 4 8 4r4 8r8 4-wide 8r8-wide dense/4"
     )
-    changed = recipe_options.of_length(options, 100, 10)
-    assert (changed.updates, changed.save_interval) == (100, 10)
-    assert changed.warmup_updates == 33 and "--total-num-update 100 " in changed.flags
-    assert options.updates != 100
+    training = options.training.of_length(100, 10)
+    assert (training.updates, training.save_interval) == (100, 10)
+    assert training.warmup_updates == 33 and options.training.updates != 100
+    flags = translation.training_flags(replace(options, training=training))
+    assert flags[flags.index("--total-num-update") + 1] == "100"
     wide = recipe_options.parse_quality(["--models", "dense", "4", "--wide"])
     assert list(map(str, wide.models)) == ["dense", "4-wide"]
 
 
 @pytest.fixture
-def quality(texts, tmp_path, in_process, monkeypatch):
+def benchmark_run(texts, tmp_path, in_process, monkeypatch):
     """Run the benchmark on a few words; a PHM step is half as long again as dense."""
-    measured = recipes.quality.measure
+    measured = quality.measure
 
     def measure(runs, rounds):
         found = measured(runs, rounds)
@@ -258,7 +261,7 @@ def quality(texts, tmp_path, in_process, monkeypatch):
             speed["throughput"] = 1.0 if model.family == "dense" else 1.5
         return found
 
-    monkeypatch.setattr(recipes.quality, "measure", measure)
+    monkeypatch.setattr(quality, "measure", measure)
 
     def call(*more):
         arguments = [
@@ -269,15 +272,15 @@ def quality(texts, tmp_path, in_process, monkeypatch):
         ]  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["quality", *map(str, arguments)])
-            recipes.quality.main()
+            quality.main()
 
     return call
 
 
-def test_interrupted_benchmark_goes_on(quality, tmp_path, monkeypatch, capsys):
+def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, capsys):
     """Trainings: 4 of the sweep, one of which diverges, 2 of seeds, 2 of equal time."""
     trained = []
-    train = recipes.translation.train
+    train = driver_run.train
 
     def counts(title, command, folder, **options):
         trained.append(title)
@@ -285,16 +288,16 @@ def test_interrupted_benchmark_goes_on(quality, tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         if title == "dense, seed 1, lr 0.01, 4 updates":
             folder.mkdir()
-            raise recipes.quality.RunError("fairseq-train failed: FloatingPointError:")
+            raise quality.RunError("fairseq-train failed: FloatingPointError:")
         train(title, command, folder, **options)
 
-    monkeypatch.setattr(recipes.translation, "train", counts)
+    monkeypatch.setattr(driver_run, "train", counts)
     with pytest.raises(SystemExit) as error:
-        quality()
+        benchmark_run()
     assert error.value.code == 130
     folder = tmp_path / "quality-en-de"
     assert len((folder / "results.jsonl").read_text().splitlines()) == 2
-    quality()
+    benchmark_run()
     titles = [trained[2], *trained[:2], *trained[3:]]
     assert titles[0] == trained[3]  # the one that was interrupted, and no other again
     assert len(set(trained)) == 8 and len(trained) == 9
@@ -319,7 +322,7 @@ def test_interrupted_benchmark_goes_on(quality, tmp_path, monkeypatch, capsys):
         assert run["throughput"] in (1.0, 1.5) and run["tokens_per_second"] > 0
         assert not run["converged"] or run["curve"]
     capsys.readouterr()
-    quality()
+    benchmark_run()
     output = capsys.readouterr().out
     assert len(trained) == 9 and "4 runs of sweep, 4 of them done before" in output
     assert (folder / "tables.md").read_text().strip() in output
@@ -328,5 +331,7 @@ def test_interrupted_benchmark_goes_on(quality, tmp_path, monkeypatch, capsys):
     report(lines, tmp_path)
     drawn = (tmp_path / "loss-time.svg").read_bytes()
     assert drawn == (folder / "loss-time.svg").read_bytes()
-    quality("--models", "dense", "--views", "updates", "--seeds", "1", "--lrs", "1e-3")
+    benchmark_run(
+        "--models", "dense", "--views", "updates", "--seeds", "1", "--lrs", "1e-3"
+    )
     assert {run["model"] for run in read([folder])} == {"dense", "4r4"}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.text import read_lines
-from recipes.translation import without_phm
+from recipes.driver.translation import without_phm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,7 +46,14 @@ def command(corpus, *arguments):
     flags = [
         "--", "--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--cpu",
     ]  # fmt: skip
-    words = [sys.executable, "-m", "recipes.translation", *options, *files, *arguments]
+    words = [
+        sys.executable,
+        "-m",
+        "recipes.driver.translation",
+        *options,
+        *files,
+        *arguments,
+    ]
     return list(map(str, words + flags))
 
 
@@ -174,7 +181,7 @@ def test_bad_options_end_in_one_line(corpus, flags, message):
 def test_demo_refuses_unknown_languages():
     languages = ["--src", "en", "--tgt", "zz"]
     done = subprocess.run(
-        [sys.executable, "-m", "recipes.translation", "cldr", *languages],
+        [sys.executable, "-m", "recipes.driver.translation", "cldr", *languages],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert done.returncode == 2

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -21,18 +22,17 @@ from fairseq import options as fairseq_options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
-import recipes.classification
-import recipes.translation
 from data_prep import declaration
 from fairseq_phm.models.phm_transformer import PHMTransformerConfig
-from recipes import options as recipe_options
-from recipes.data import Data
-from recipes.slurm import sweep_command
+from recipes.driver import classification, translation
+from recipes.driver.data import Data
+from recipes.driver.options import parse_translation
+from recipes.driver.slurm import configuration, sweep_command
 
 SCRIPTS = sorted(
     path.name
     for path in (ROOT / "recipes").glob("*.sh")
-    if path.name not in ("environment.sh", "recipe.sh", "quickstart.sh", "quality.sh")
+    if path.name not in ("quickstart.sh", "quality.sh")
 )
 
 
@@ -42,7 +42,7 @@ def echo(tmp_path_factory):
     file = tmp_path_factory.mktemp("bin") / "python"
     file.write_text(
         "#!/bin/sh\n"
-        f'[ "$2" = recipes.options ] && exec {sys.executable} "$@"\n'
+        f'[ "$2" = recipes.driver.options ] && exec {sys.executable} "$@"\n'
         "shift\n"
         "printf '%s\\0' \"$@\"\n"
     )
@@ -101,7 +101,7 @@ def test_tiny_run_of_every_script(
     else:
         flags += ["--models", "4"]
     module, arguments = recipe(name, echo, "--raw", texts, *flags)
-    if module is recipes.classification:
+    if module is classification:
         write_tables(arguments[0], tmp_path)
         run(module, [*arguments, "--raw", tmp_path], monkeypatch)
         (model,) = results(tmp_path / "out")
@@ -119,24 +119,6 @@ def test_tiny_run_of_every_script(
     assert (model["model"], model["size"]) == ("4", "tiny")
     assert {split: model["data"][split] for split in LINES} == LINES
     assert model["commit"] and model["versions"] and "--arch" in model["flags"]
-
-
-@pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"translate.sh"}))
-def test_published_experiment_of_every_script(name, echo, texts):
-    module, arguments = recipe(name, echo, "--size", "paper", "--raw", texts)
-    kind = module.__name__.rpartition(".")[2]
-    options = recipe_options.PARSERS[kind](arguments)
-    declared = declaration.load(options.data_set)
-    assert declared.kind == ("parallel" if kind == "translation" else "table")
-    assert set(map(str, options.models)) <= set(options.published)
-    assert all(len(value) == 2 for value in options.published.values())
-    if kind == "translation":
-        assert options.updates in (10_000, 50_000, 100_000)
-        assert options.save_interval * 8 <= options.updates
-        assert options.warmup_updates == min(16_000, options.updates // 3)
-        assert (options.lr, options.max_tokens) == (7e-4, 2048)
-    else:
-        assert options.seeds == [1, 2, 3]
 
 
 def test_script_with_all_its_processes(texts, tmp_path):
@@ -164,7 +146,7 @@ def translate(texts, tmp_path, in_process, monkeypatch):
             "--updates", 3, "--beam", 2, "--lines", 40, "--models", 4,
             "--max-tokens", 100, "--out", tmp_path,
         ]  # fmt: skip
-        run(recipes.translation, [*settings, *arguments], monkeypatch)
+        run(translation, [*settings, *arguments], monkeypatch)
 
     return call
 
@@ -174,7 +156,8 @@ def test_stages_one_by_one(translate, tmp_path, capsys):
         with pytest.raises(SystemExit) as error:
             translate("--stage", stage)
         assert re.fullmatch(
-            f"en-de: .*: run --stage {needs} first", error.value.code
+            f"python -m recipes.driver.translation: .*: run --stage {needs} first",
+            error.value.code,
         ), error.value.code
 
     refused("train", "prepare")
@@ -202,12 +185,12 @@ def test_stages_one_by_one(translate, tmp_path, capsys):
 
 
 def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
-    whole = recipes.translation.follow
+    whole = translation.follow
 
     def drops_one(command, log, threads=None):
         return (line for line in whole(command, log) if not line.startswith("H-0\t"))
 
-    monkeypatch.setattr(recipes.translation, "follow", drops_one)
+    monkeypatch.setattr(translation, "follow", drops_one)
     with pytest.raises(SystemExit, match="3 hypotheses for 4 test lines"):
         translate("--mean", "none")
     assert not list(tmp_path.glob("*/*/test-*"))
@@ -243,31 +226,34 @@ def test_bad_options_end_in_one_line(translate, arguments, message, capsys):
     [
         (["snli"], "snli: a table set, not a parallel one"),
         (["nothing"], "no data set 'nothing'; declared are"),
-        (["--gpus", "99"], r"--gpus 99: this machine has \d"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(translate, arguments, message, texts):
-    flags = ["--src", "en", "--tgt", "de"] if "--gpus" in arguments else []
-    with pytest.raises(SystemExit, match=message):
-        translate(*arguments, *flags)
+def test_bad_data_sets_end_in_one_line(translate, arguments, message, capsys):
+    test_bad_options_end_in_one_line(translate, arguments, message, capsys)
+
+
+def test_more_gpus_than_there_are_is_one_line(translate):
+    with pytest.raises(SystemExit, match=r"--gpus 99: this machine has \d"):
+        translate("--gpus", "99")
 
 
 def test_half_precision_needs_a_gpu(monkeypatch, texts, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     flags = ["--raw", texts, "--src", "en", "--tgt", "de", "--out", tmp_path, "--fp16"]
     with pytest.raises(SystemExit, match="--fp16 needs a GPU and there is none"):
-        run(recipes.translation, flags, monkeypatch)
+        run(translation, flags, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
 def run_of(texts, out, *arguments):
     """A run of the translation recipe, with its data."""
-    options = recipe_options.parse_translation(
+    experiment = parse_translation(
         ["--raw", str(texts), "--src", "en", "--tgt", "de", "--out", str(out)]
         + list(map(str, arguments))
     )
-    data = Data(options, "parallel")
-    return recipes.translation.Run(options.models[0], options.seeds[0], data, options)
+    data = Data(experiment.source, experiment.folder, "parallel")
+    model, seed = experiment.models[0], experiment.seeds[0]
+    return translation.TranslationRun(model, seed, data, experiment)
 
 
 def test_two_nodes_train_one_model(translate, texts, tmp_path):
@@ -278,7 +264,8 @@ def test_two_nodes_train_one_model(translate, texts, tmp_path):
         port = free.getsockname()[1]
     commands = [
         [
-            sys.executable, "-m", "recipes.translation", "--raw", texts, "--src", "en",
+            sys.executable, "-m", "recipes.driver.translation",
+            "--raw", texts, "--src", "en",
             "--tgt", "de", "--size", "tiny", "--lines", "40", "--models", "4", "--cpu",
             "--updates", "2", "--max-tokens", "100", "--out", tmp_path,
             "--stage", "train", "--nodes", "2", "--node-rank", rank,
@@ -302,14 +289,44 @@ def test_two_nodes_train_one_model(translate, texts, tmp_path):
     assert len(json.loads(done.read_text())["curve"]) == 2
 
 
+def test_slurm_sweep_trains_a_model(texts, tmp_path):
+    """By hydra's own launcher; what follows -- overrides the configuration."""
+    script(
+        "translate.sh", sys.executable, "--raw", texts, "--src", "en", "--tgt", "de",
+        "--size", "paper", "--slurm", "basic", "--layers", 1, "--vocab-size", 30,
+        "--updates", 2, "--save-interval", 1, "--max-tokens", 100, "--models", 2,
+        "--to", "train", "--cpu", "--out", tmp_path, "--", "model.dropout=0.2",
+    )  # fmt: skip
+    (done,) = tmp_path.glob("en-de/n2-seed1-*/train.json")
+    assert [point[0] for point in json.loads(done.read_text())["curve"]] == [1, 2]
+    assert "'dropout': 0.2" in done.with_name("train.log").read_text()
+
+
+def test_slurm_sweeps_over_n_and_seeds(texts, tmp_path):
+    flags = ["--size", "paper", "--slurm", "--nodes", 2, "--seeds", 1, 2, "--models"]
+    end = ["--", "hydra.launcher.partition=gpu"]
+    runs = [run_of(texts, tmp_path, *flags, model, *end) for model in ("2", "8")]
+    runs[0].experiment.folder.mkdir()
+    command = sweep_command(runs)
+    for word in (
+        "common.seed=1", "model.phm_n=2,8", "hydra.launcher.nodes=2",
+        "hydra/launcher=submitit_slurm", end[-1],
+    ):  # fmt: skip
+        assert word in command
+    first, second = map(configuration, runs)
+    assert (first["model"].pop("phm_n"), second["model"].pop("phm_n")) == (2, 8)
+    assert first == second
+
+
 @pytest.mark.parametrize("model", ["quaternion-wide", "8r8"])
 def test_slurm_sweep_is_the_same_training(texts, tmp_path, model):
-    """What hydra composes from the yaml is what fairseq makes of the recipe's flags."""
+    """What hydra composes is what fairseq makes of the recipe's flags."""
     flags = [
         "--size", "paper", "--slurm", "basic", "--updates", 9000, "--layers", 3,
         "--models", model, "--seeds", 7,
     ]  # fmt: skip
     one = run_of(texts, tmp_path, *flags)
+    one.experiment.folder.mkdir()
     command = sweep_command([one])
     command[command.index("--multirun")] = "--cfg=job"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -322,10 +339,8 @@ def test_slurm_sweep_is_the_same_training(texts, tmp_path, model):
     expected = OmegaConf.to_container(
         convert_namespace_to_omegaconf(args), enum_to_str=True
     )
-    given = {**vars(PHMTransformerConfig()), **vars(args)}
-    model, expected["model"] = config["model"], given
-    sides = {side: model.pop(side) for side in ("encoder", "decoder")}
-    model.pop("_name")  # there is no architecture in hydra, only its values
+    model = asdict(PHMTransformerConfig.from_namespace(args))
+    expected["model"] = {**model, "_name": "phm_transformer"}  # not the architecture
     for section in ("optimizer", "lr_scheduler", "criterion", "model"):
         for name, value in config[section].items():
             assert expected[section][name] == value, name
@@ -334,8 +349,7 @@ def test_slurm_sweep_is_the_same_training(texts, tmp_path, model):
     assert config["dataset"]["max_tokens"] == expected["dataset"]["max_tokens"]
     assert config["common"]["seed"] == expected["common"]["seed"] == 7
     for side in ("encoder", "decoder"):
-        for name, value in sides[side].items():
-            assert expected["model"][f"{side}_{name}"] == value, name
+        assert config["model"][side]["layers"] == 3
     assert config["checkpoint"]["save_interval_updates"] == 180
     folder = config["checkpoint"]["save_dir"].replace("${common.seed}", "7")
     assert folder.replace("${model.phm_n}", "8") == str(one.folder)

@@ -5,9 +5,11 @@ import re
 import sys
 
 import pytest
+from conftest import ROOT
 
 from data_prep import DataError
 from recipes import report
+from recipes.driver.settings import slug
 
 DATA = {"train": 1000, "valid": 20, "test": 30, "hash": "abc"}
 TRANSLATION = {
@@ -116,11 +118,12 @@ def folder(tmp_path, monkeypatch):
     """The report's own folder with these results."""
     monkeypatch.setattr(report, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["report"])
-    (tmp_path / "results").mkdir()
+    for name in ("runs", "notes", "figures"):
+        (tmp_path / "results" / name).mkdir(parents=True)
     lines = [*RUNS, CLASSIFICATION, {**CLASSIFICATION, "model": "5", "accuracy": 20.0}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "results" / "all.jsonl").write_text(text)
-    (tmp_path / "results" / "toy.md").write_text("Notes on Toy.\n")
+    (tmp_path / "results" / "runs" / "all.jsonl").write_text(text)
+    (tmp_path / "results" / "notes" / "toy.md").write_text("Notes on Toy.\n")
     return tmp_path
 
 
@@ -130,7 +133,7 @@ def test_the_same_lines_give_the_same_bytes(folder):
         files = {file.name: file.read_bytes() for file in folder.rglob("*.*")}
         return {name: files[name] for name in files if not name.endswith("jsonl")}
 
-    (folder / "results" / "gone.svg").write_text("of results that are gone")
+    (folder / report.FIGURES / "gone.svg").write_text("of results that are gone")
     first = made()
     assert sorted(first) == ["RESULTS.md", "toy.md", "toy.svg", "xx-yy-small.svg"]
     text = first["RESULTS.md"].decode()
@@ -154,7 +157,7 @@ def test_the_same_lines_give_the_same_bytes(folder):
     ],
 )  # fmt: skip
 def test_a_faulty_line_is_named_and_nothing_written(folder, line, message):
-    file = folder / "results" / "all.jsonl"
+    file = folder / "results" / "runs" / "all.jsonl"
     with file.open("a") as lines:
         lines.write(line + "\n")
     with pytest.raises(DataError, match=re.escape(message)):
@@ -165,8 +168,22 @@ def test_a_faulty_line_is_named_and_nothing_written(folder, line, message):
 
 
 def test_prints_the_tables_of_files(folder, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["report", str(folder / "results" / "all.jsonl")])
+    monkeypatch.setattr(
+        sys, "argv", ["report", str(folder / "results" / "runs" / "all.jsonl")]
+    )
     report.main()
     output = capsys.readouterr().out
     assert "PHM n=2, wide" in output and "721,200" in output
     assert not (folder / "RESULTS.md").exists()
+
+
+def test_one_name_for_each_experiment():
+    """Files in the repository: lines, notes and figures agree."""
+    results = ROOT / "recipes" / "results"
+    names = set()
+    for file in results.glob("runs/*.jsonl"):
+        found = report.read_results(file)
+        assert {slug(result["experiment"]) for result in found} == {file.stem}
+        names |= {table.name for table in report.collect(found)}
+        assert (results / "notes" / f"{file.stem}.md").is_file()
+    assert {file.stem for file in results.glob("figures/*.svg")} == names

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes a virtual environment with fairseq and this plugin, unless it is there already.
-# Usage: recipes/environment.sh FOLDER [EXTRAS]     e.g. recipes/environment.sh .venv recipes
+# Usage: recipes/driver/environment.sh FOLDER [EXTRAS]        e.g. .venv recipes
 #   PYTHON   interpreter to use (default: python3)
 #   FAIRSEQ  "fairseq-fixed" (default) or "stock", fairseq 0.12.2 with torch 2.2.2
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 case $1 in /*) venv=$1 ;; *) venv=$PWD/$1 ;; esac
 extras=${2:-recipes} python=${PYTHON:-python3} fairseq=${FAIRSEQ:-fairseq-fixed}
 

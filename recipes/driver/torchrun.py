@@ -1,4 +1,4 @@
-"""fairseq-train where its command line falls short: ``python -m recipes.launch ...``.
+"""fairseq-train where its command line falls short: an entry for torchrun.
 
 Under torchrun all processes train one model; fairseq-train by itself takes no note of
 torchrun where a machine has one GPU or none, and trains a model in each process.

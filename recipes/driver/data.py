@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from data_prep import SPLITS
 from data_prep.declaration import DataSet, load
 from data_prep.prepare import Files, prepare
 from data_prep.sources import raw_files
 
-from .runner import RunError, digest, read_json, stamps, step
+from .settings import Source
+from .stages import RunError, digest, read_json, stamps, step
 
 
 class Data:
     """A data set with the options' changes, in a folder that is named after them.
 
     Args:
-        options: of a recipe.
+        source: what the options say of it.
+        folder: of the experiment.
         kind: ``parallel`` or ``table``.
 
     Raises:
-        DataError, RunError: there is no such data set, or it is of another kind, or a
-            file is missing.
+        DataError, OSError: there is no such data set, or a file is missing.
     """
 
-    def __init__(self, options: argparse.Namespace, kind: str) -> None:
-        self.set, self.raw = _declared(options, kind)
-        if self.set.kind != kind:
-            raise RunError(f"{self.set.name}: a {self.set.kind} set, not a {kind} one")
+    def __init__(self, source: Source, folder: Path, kind: str) -> None:
+        self.set, self.raw = _declared(source, kind)
         files = [file for files in (self.raw or {}).values() for file in files]
         settings = [self.set.languages, self.set.subwords, self.set.lines]
         key = digest([stamps(files) or repr(self.set), *settings])
-        name = "-".join(["data", *self.set.languages, key])
-        self.folder = options.out / options.name / name
+        self.key = "-".join(["data", *self.set.languages, key])
+        self.folder = folder / self.key
+        self.clean = self.folder / "clean"
 
     def prepare(self, wanted: bool) -> None:
         """Fill the folder, or see that it is filled.
@@ -63,29 +62,55 @@ class Data:
         return {**manifest["counts"], "hash": digest(sorted(hashes.items()))}
 
 
-def _declared(
-    options: argparse.Namespace, kind: str
-) -> Tuple[DataSet, Optional[Files]]:
+class GivenTables:
+    """A folder with rows that are taken as they are.
+
+    Args:
+        folder: with ``train.tsv``, ``valid.tsv`` or ``dev.tsv``, and ``test.tsv``.
+        data_set: whose columns they have; "": none that is declared.
+    """
+
+    summary: Dict[str, Any] = {}
+
+    def __init__(self, folder: Path, data_set: str) -> None:
+        self.set = load(data_set) if data_set else None
+        self.clean = folder.absolute()
+
+    @property
+    def key(self) -> List[Any]:
+        """What changes when the files do."""
+        from fairseq_phm.tasks.classification import split_file  # slow: fairseq
+
+        return stamps(split_file(self.clean, split) for split in SPLITS)
+
+    def prepare(self, wanted: bool) -> None:
+        """Do nothing."""
+
+
+AnyData = Union[Data, GivenTables]
+
+
+def _declared(source: Source, kind: str) -> Tuple[DataSet, Optional[Files]]:
     """The data set, and its files on disk if it has any."""
-    pair = (options.src, options.tgt) if options.src else ()
-    if options.data_set and not options.train:
-        data_set = load(options.data_set)
+    pair = source.languages
+    if source.data_set and not source.prefixes:
+        data_set = load(source.data_set)
     else:
         data_set = DataSet("-".join(pair), "own files", kind)
     data_set = replace(
         data_set,
         languages=pair or data_set.languages,
-        subwords=options.vocab_size or data_set.subwords,
-        lines=options.lines,
+        subwords=source.subwords or data_set.subwords,
+        lines=source.lines,
     )
     raw: Optional[Files] = None
-    if options.train:
+    if source.prefixes:
         raw = {
-            split: [Path(f"{getattr(options, split)}.{language}") for language in pair]
-            for split in SPLITS
+            split: [Path(f"{prefix}.{language}") for language in pair]
+            for split, prefix in source.prefixes.items()
         }
-    elif options.raw:
-        raw = raw_files(options.raw, data_set.languages or ("tsv",))
+    elif source.raw:
+        raw = raw_files(source.raw, data_set.languages or ("tsv",))
     return data_set, raw and {
         split: [file.absolute() for file in files] for split, files in raw.items()
     }

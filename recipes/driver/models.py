@@ -64,7 +64,7 @@ class Model:
 
     @classmethod
     def parse(cls, text: str) -> Model:
-        """The model of a spelling.
+        """Read a spelling.
 
         Raises:
             ValueError: it is none; the message is one line that begins with it.
@@ -129,7 +129,7 @@ class Model:
         return (1 + self.wide) / (self.n * self.narrow)
 
     def options(self, arch: str) -> Dict[str, int]:
-        """Options of fairseq's model that make it, beside the architecture.
+        """Make the options of fairseq's model, beside the architecture.
 
         Args:
             arch: an architecture ``phm_...``.
@@ -160,7 +160,7 @@ class Model:
         return options
 
     def flags(self, arch: str) -> List[str]:
-        """Flags of fairseq-train that choose the model.
+        """Make the flags of fairseq-train that choose the model.
 
         Args:
             arch: an architecture ``phm_...``, which has a twin ``quaternion_...``.
@@ -178,7 +178,7 @@ class Model:
         return flags
 
     def peers(self, arch: str) -> List[Model]:
-        """The models to compare a PHM model with, those that ``arch`` allows.
+        """List the models to compare a PHM model with, those that ``arch`` allows.
 
         The same with rules of rank n, the dense twin, and a dense model of about equal
         parameters.

@@ -48,7 +48,7 @@ class Drawn(NamedTuple):
 
 
 def draw(models: Sequence[Drawn], title: str, parameters: str, score: str) -> bytes:
-    """An SVG picture: filled markers are ours, hollow ones the paper's.
+    """Draw an SVG picture: filled markers are ours, hollow ones the paper's.
 
     Colours are told apart by the colour-blind, and shapes repeat what they say. Models
     of about equal size are set a little apart, so that none is hidden. The axis of the
@@ -83,7 +83,7 @@ def draw(models: Sequence[Drawn], title: str, parameters: str, score: str) -> by
 
 
 def loss_by_parameters(models: Sequence[Drawn], title: str) -> bytes:
-    """An SVG picture of validation losses, one marker a model with its spread.
+    """Draw validation losses as SVG, one marker a model with its spread.
 
     Thin lines join models that differ in size only.
 
@@ -119,7 +119,7 @@ def loss_by_parameters(models: Sequence[Drawn], title: str) -> bytes:
 
 
 def loss_by_time(models: Sequence[Drawn], title: str) -> bytes:
-    """An SVG picture of validation losses while models train, means of their runs.
+    """Draw validation losses while models train as SVG, means of their runs.
 
     The panel on the right has the last part of the one on the left.
 

@@ -1,9 +1,7 @@
-"""Running fairseq's tools: progress, logs, restarts, and one line for what failed."""
+"""fairseq's tools as processes: progress, logs, restarts, one line for what failed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -11,18 +9,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
+import warnings
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional
 
 from tqdm import tqdm
 
-from .options import ROOT
-
-
-class RunError(RuntimeError):
-    """A stage that failed; the message is one line."""
+from .settings import ROOT
+from .stages import RunError
+from .training_log import log_entry
 
 
 def train(
@@ -34,7 +31,7 @@ def train(
     updates: int = 0,
     node: int = 0,
 ) -> None:
-    """fairseq-train, or the rest of it after an interruption, with a progress bar.
+    """Run fairseq-train, or what an interruption left of it, with a progress bar.
 
     Args:
         name: what the bar says.
@@ -74,55 +71,30 @@ def train(
             shown = f"loss {values['loss']}{valid}, {values['wps']} tokens/s"
             bar.set_postfix_str(shown, refresh=False)
             bar.update(int(values["num_updates"]) - bar.n)
+    require_checkpoint(folder)
+
+
+def require_checkpoint(folder: Path) -> None:
+    """Refuse a training that has left no checkpoint.
+
+    Raises:
+        RunError: there is no ``checkpoint_best.pt`` in the folder.
+    """
     if not (folder / "checkpoint_best.pt").is_file():
         raise RunError(f"{folder}: no checkpoint_best.pt after training")
 
 
-def log_entry(line: str) -> Optional[Tuple[str, Dict[str, str]]]:
-    """``train``, ``train_inner`` or ``valid`` and the values of a line of the log."""
-    entry = re.search(r"\| (train|train_inner|valid) \| (\{.*\})", line)
-    if not entry:
-        return None
-    kind, prefix = entry[1], re.compile("^(train|valid)_")
-    return kind, {prefix.sub("", k): v for k, v in json.loads(entry[2]).items()}
-
-
-def read_training(log: Path) -> Dict[str, Any]:
-    """What a training says of itself, over all its interruptions.
-
-    Returns:
-        ``training_seconds``, validation included; ``curve``: [update, mean training
-        loss since the one before, validation loss] for each validation; and the
-        ``accuracies`` of the validations in per cent, where there are any.
-    """
-    seconds, part = 0.0, 0.0
-    curve: Dict[int, List[Any]] = {}
-    accuracies = []
-    losses: List[float] = []
-    for line in log.read_text(encoding="utf-8").splitlines():
-        if line.startswith("$ "):  # the training was started, or started again
-            seconds, part, losses = seconds + part, 0.0, []
-        kind, values = log_entry(line) or ("", {})
-        if kind == "train_inner":
-            losses.append(float(values["loss"]))
-        if "wall" in values:
-            part = float(values["wall"])
-        if kind == "valid":
-            updates = int(values["num_updates"])
-            mean = round(sum(losses) / len(losses), 4) if losses else None
-            curve[updates] = [updates, mean, float(values["loss"])]
-            losses = []
-            if "accuracy" in values:
-                accuracies.append(float(values["accuracy"]))
-    return {
-        "training_seconds": seconds + part,
-        "curve": [curve[updates] for updates in sorted(curve)],
-        "accuracies": accuracies,
-    }
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what fairseq tells and warns of, when it works in this process."""
+    logging.disable(logging.INFO)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def load_model(checkpoint: Path) -> Any:
-    """The model of a checkpoint."""
+    """Load the model of a checkpoint."""
     logging.disable(logging.INFO)
     from fairseq import checkpoint_utils
 
@@ -133,7 +105,7 @@ def load_model(checkpoint: Path) -> Any:
 
 
 def load_parameters(checkpoint: Path) -> Dict[str, int]:
-    """Counts of :func:`fairseq_phm.count_parameters` for a checkpoint."""
+    """Count a checkpoint by :func:`fairseq_phm.count_parameters`."""
     model = load_model(checkpoint)
     from fairseq_phm import count_parameters
 
@@ -185,58 +157,14 @@ def drop_broken_checkpoint(folder: Path) -> None:
         shutil.copyfile(numbered[-1], last)
 
 
-def provenance(threads: int, gpus: int) -> Dict[str, Any]:
-    """Hardware, versions and commit of a run."""
-    import fairseq
-    import torch
-
-    import fairseq_phm
-
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    hardware = f"CPU, {threads} threads"
-    if gpus and torch.cuda.is_available():
-        hardware = torch.cuda.get_device_name()
-        hardware = hardware if gpus == 1 else f"{gpus} x {hardware}"
-    return {
-        "hardware": hardware,
-        "versions": {
-            "fairseq_phm": fairseq_phm.__version__,
-            "fairseq": fairseq.__version__,
-            "torch": torch.__version__,
-        },
-        "commit": commit or None,
-    }
-
-
-def read_json(file: Path) -> Any:
-    """The value in a JSON file."""
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
 def tool(name: str) -> str:
-    """Path of a command of this environment."""
+    """Find a command of this environment.
+
+    Raises:
+        RunError: there is none of this name.
+    """
     found = shutil.which(name, path=str(Path(sys.executable).parent))
     found = found or shutil.which(name)
     if not found:
         raise RunError(f"no command {name}: pip install '.[fairseq]'")
     return found
-
-
-def stamps(files: Iterable[Path]) -> List[Any]:
-    """What changes when a file does: path, size and time, for :func:`digest`."""
-    found = [(file, file.stat()) for file in files]
-    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found]
-
-
-def digest(value: Any) -> str:
-    """A short name for the settings of a run."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
-
-
-def step(text: str) -> None:
-    """Say what comes next."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)

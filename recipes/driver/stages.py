@@ -1,24 +1,33 @@
-"""What all recipes share: stages that are skipped when done, several at a time."""
+"""Stages that are skipped when they are done, several runs at a time."""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
 import sys
+import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence, TypeVar
-
-import torch
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Sequence,
+    TypeVar,
+)
 
 from data_prep import DataError
-from data_prep.workspace import write_json
-
-from .runner import RunError, step
 
 Job = TypeVar("Job")
+
+
+class RunError(RuntimeError):
+    """A stage that failed; the message is one line."""
 
 
 class Stage(NamedTuple):
@@ -52,7 +61,7 @@ def run_stages(title: str, stages: Sequence[Stage], wanted: Sequence[str]) -> No
 
 
 def in_threads(work: Callable[[Job], None], jobs: Sequence[Job], threads: int) -> None:
-    """``work(job)`` for all jobs, several at once; the first failure ends the rest."""
+    """Do ``work(job)`` for all jobs, several at once; a failure ends the rest."""
     failed = Event()
 
     def unless_failed(job: Job) -> None:
@@ -75,7 +84,7 @@ def in_threads(work: Callable[[Job], None], jobs: Sequence[Job], threads: int) -
 
 @contextmanager
 def errors_in_one_line(name: str) -> Iterator[None]:
-    """End the program with one line for what went wrong."""
+    """End the program with one line for what went wrong, which ``name`` begins."""
     try:
         yield
     except (DataError, RunError) as error:
@@ -88,13 +97,22 @@ def errors_in_one_line(name: str) -> Iterator[None]:
         sys.exit(130)
 
 
-def threads_of_a_job(options: argparse.Namespace) -> int:
-    """CPU threads for each of ``options.jobs`` trainings."""
-    return max(1, torch.get_num_threads() // options.jobs)
+def step(text: str) -> None:
+    """Say what comes next."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
 
-def record(result: Dict[str, Any], file: Path, lines: Path) -> None:
-    """Write a run's result and append it to the JSON lines of all runs."""
-    with lines.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(result, ensure_ascii=False) + "\n")
-    write_json(file, result)
+def digest(value: Any) -> str:
+    """Make a short name for settings, 8 hexadecimal digits of their JSON's hash."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+
+
+def stamps(files: Iterable[Path]) -> List[Any]:
+    """List what changes when a file does, for :func:`digest`: path, size and time."""
+    found = [(file, file.stat()) for file in files]
+    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found]
+
+
+def read_json(file: Path) -> Any:
+    """Read the value in a JSON file."""
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -8,27 +8,26 @@ done are kept, and their checkpoints are not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence
 
 from data_prep.workspace import write_json
 
 from .data import Data
-from .driver import errors_in_one_line, in_threads
-from .machines import check_machine
+from .hardware import check_machine
 from .models import DENSE, Model
-from .options import of_length, parse_quality
+from .options import parse_quality, program
 from .quality_report import EQUAL_TIME, EQUAL_UPDATES, SWEEP, read, report
-from .runner import RunError, digest, read_json, step
+from .settings import Quality, QualityReport
+from .stages import RunError, digest, errors_in_one_line, in_threads, read_json, step
 from .throughput import measure
-from .translation import Run, training_flags
+from .translation import TranslationRun, training_flags
 
 SAME_SPEED = 0.03
 """Of the dense model's throughput: what is not further from it trains no longer."""
@@ -43,33 +42,33 @@ DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN
 
 
 def main() -> None:
-    """The command line."""
-    options = parse_quality(sys.argv[1:])
-    with errors_in_one_line("quality" if options.report else options.name):
-        if options.report:
-            first = options.report[0]
+    """Run the benchmark, or make its tables and figures once more."""
+    experiment = parse_quality(sys.argv[1:])
+    with errors_in_one_line(program("quality")):
+        if isinstance(experiment, QualityReport):
+            first = experiment.files[0]
             folder = first if first.is_dir() else first.parent
-            print(report(read(options.report), folder, options.views))
+            print(report(read(experiment.files), folder, experiment.views))
             return
-        check_machine(options)
-        data = Data(options, "parallel")
+        check_machine(experiment.machine)
+        data = Data(experiment.source, experiment.folder, "parallel")
         data.prepare(True)
-        benchmark = Benchmark(options, data)
+        benchmark = Benchmark(experiment, data)
         benchmark.go()
-        print("\n" + report(benchmark.lines(), benchmark.folder, options.views))
+        print("\n" + report(benchmark.lines(), benchmark.folder, experiment.views))
 
 
 @dataclass(frozen=True)
-class Trial(Run):
+class Trial(TranslationRun):
     """A run of the benchmark, whose checkpoints go when it is scored."""
 
     @property
     def title(self) -> str:
         """Model, seed, learning rate and length, as on the screen."""
-        options = self.options
+        training = self.experiment.training
         return (
-            f"{self.model.name}, seed {self.seed}, lr {options.lr:g}, "
-            f"{options.updates} updates"
+            f"{self.model.name}, seed {self.seed}, lr {training.lr:g}, "
+            f"{training.updates} updates"
         )
 
     @property
@@ -78,7 +77,7 @@ class Trial(Run):
         return None
 
     def go(self) -> None:
-        """All stages, or one line for a training that diverges."""
+        """Run all stages; a training that diverges is one line."""
         try:
             super().go()
         except RunError as error:
@@ -94,47 +93,50 @@ class Trial(Run):
             checkpoint.unlink()
 
     def score(self) -> None:
-        """Score the hypotheses."""
-        found = self.scored()
+        """Write the line of results."""
+        found = self.line()
         write_json(self.result, {**found, **self.described(found["curve"])})
 
     def described(self, curve: List[List[Any]]) -> Dict[str, Any]:
-        """What the benchmark adds to a result; all of it when there is no curve."""
+        """Describe the run as the benchmark does; all that is known without a curve."""
         finite = bool(curve) and all(math.isfinite(loss) for _, _, loss in curve)
         return {
-            "experiment": self.options.name.removeprefix("quality-"),
+            "experiment": self.experiment.name,
             "model": str(self.model),
             "seed": self.seed,
-            "size": self.options.size,
-            "updates": self.options.updates,
-            "lr": self.options.lr,
+            "size": self.experiment.size,
+            "updates": self.experiment.training.updates,
+            "lr": self.experiment.training.lr,
             "diverged": not finite,
             "converged": finite and converged(curve),
         }
 
 
 class Benchmark:
-    """Runs of the benchmark, in ``options.out / options.name``.
+    """Runs of the benchmark, in the folder of the experiment.
 
     Args:
-        options: of :func:`recipes.options.parse_quality`.
+        experiment: of :func:`recipes.driver.options.parse_quality`.
         data: prepared.
     """
 
-    def __init__(self, options: argparse.Namespace, data: Data) -> None:
-        self.options, self.data = options, data
-        self.folder = options.out / options.name
+    def __init__(self, experiment: Quality, data: Data) -> None:
+        self.experiment, self.data = experiment, data
+        self.folder = experiment.folder
         self.rates: Dict[Model, float] = {}
         self.speeds: Dict[Model, Dict[str, float]] = {}
         self.parts: Dict[Path, List[str]] = {}
-        search = [options.mean, options.num_checkpoints, options.beam, options.lenpen]
-        settings = [data.folder.name, options.arch, options.extra, options.updates]
+        training, search = experiment.training, experiment.search
         self.key = digest(
-            [*settings, *search, options.validations, training_flags(options)]
-        )
+            [
+                data.key, training.arch, experiment.extra, training.updates,
+                search.mean, search.num_checkpoints, search.beam, search.lenpen,
+                experiment.validations, training_flags(experiment),
+            ]
+        )  # fmt: skip
 
     def go(self) -> None:
-        """All runs that are not done; ``results.jsonl`` has those that are.
+        """Do all runs that are not done; ``results.jsonl`` gets those that are.
 
         Raises:
             RunError: a run failed, or a model diverges at all learning rates.
@@ -143,23 +145,23 @@ class Benchmark:
             self.sweep()
             self.measure()
             self.seeds()
-            if "time" in self.options.views:
+            if "time" in self.experiment.views:
                 self.equal_time()
         finally:
             self.record()
 
     def sweep(self) -> None:
         """Find each model's learning rate by its validation loss."""
-        options = self.options
-        step(f"Learning rates {', '.join(f'{lr:g}' for lr in options.lrs)}")
+        experiment = self.experiment
+        step(f"Learning rates {', '.join(f'{lr:g}' for lr in experiment.lrs)}")
         trials = {
-            (model, lr): self.trial(model, options.seeds[0], lr)
-            for lr in options.lrs
-            for model in options.models
+            (model, lr): self.trial(model, experiment.seeds[0], lr)
+            for lr in experiment.lrs
+            for model in experiment.models
         }
         self.run(trials.values(), SWEEP)
-        for model in options.models:
-            found = {lr: read_json(trials[model, lr].result) for lr in options.lrs}
+        for model in experiment.models:
+            found = {lr: read_json(trials[model, lr].result) for lr in experiment.lrs}
             best = best_rate(
                 {
                     lr: None if result["diverged"] else result["validation_loss"]
@@ -173,39 +175,39 @@ class Benchmark:
 
     def measure(self) -> None:
         """Read or measure what is not known of the throughput of the models."""
-        options = self.options
+        experiment = self.experiment
         file = self.folder / f"throughput-{self.key}.json"
         known = read_json(file) if file.is_file() else {}
-        missing = [model for model in options.models if str(model) not in known]
+        missing = [model for model in experiment.models if str(model) not in known]
         if missing:
-            step(f"Throughput of {len(missing)} models, {options.rounds} rounds")
+            step(f"Throughput of {len(missing)} models, {experiment.rounds} rounds")
             models = list(dict.fromkeys([DENSE, *missing]))
-            runs = [self.trial(model, 1, options.lr) for model in models]
-            found = measure(runs, options.rounds)
+            runs = [self.trial(model, 1, experiment.training.lr) for model in models]
+            found = measure(runs, experiment.rounds)
             known = {**{str(model): found[model] for model in models}, **known}
             write_json(file, known)
-        self.speeds = {model: known[str(model)] for model in options.models}
+        self.speeds = {model: known[str(model)] for model in experiment.models}
         for model, speed in self.speeds.items():
             print(f"{model.name}: {speed['throughput']:.3f} of dense", flush=True)
 
     def seeds(self) -> None:
-        """All seeds at each model's learning rate."""
+        """Train all seeds at each model's learning rate."""
         step("Equal updates")
         trials = [
             self.trial(model, seed, self.rates[model])
-            for seed in self.options.seeds
-            for model in self.options.models
+            for seed in self.experiment.seeds
+            for model in self.experiment.models
         ]
         self.run(trials, EQUAL_UPDATES)
 
     def equal_time(self) -> None:
-        """All seeds, for as long as the dense model trains."""
+        """Train all seeds, for as long as the dense model trains."""
         step("Equal time")
         trials = []
-        for seed in self.options.seeds:
-            for model in self.options.models:
+        for seed in self.experiment.seeds:
+            for model in self.experiment.models:
                 updates = updates_of_equal_time(
-                    self.options.updates, self.speeds[model]["throughput"]
+                    self.experiment.training.updates, self.speeds[model]["throughput"]
                 )
                 trials.append(self.trial(model, seed, self.rates[model], updates))
         self.run(trials, EQUAL_TIME)
@@ -213,11 +215,13 @@ class Benchmark:
     def trial(
         self, model: Model, seed: int, lr: float, updates: Optional[int] = None
     ) -> Trial:
-        """A run; without ``updates`` as long as the dense model's."""
-        options = self.options
-        options = of_length(options, updates or options.updates, options.validations)
-        options.lr = lr
-        return Trial(model, seed, self.data, options)
+        """Make a run; without ``updates`` it is as long as the dense model's."""
+        experiment, training = self.experiment, self.experiment.training
+        training = training.of_length(
+            updates or training.updates, experiment.validations
+        )
+        training = replace(training, lr=lr)
+        return Trial(model, seed, self.data, replace(experiment, training=training))
 
     def run(self, trials: Collection[Trial], part: str) -> None:
         """Run those that are not done, several at once, and note what they are for."""
@@ -228,19 +232,19 @@ class Benchmark:
             self.parts.setdefault(trial.result, []).append(part)
             if trial.result.is_file():
                 trial.clean()
-        in_threads(Trial.go, wanted, self.options.jobs)
+        in_threads(Trial.go, wanted, self.experiment.machine.jobs)
         self.record()
 
     def lines(self) -> List[Dict[str, Any]]:
-        """What is known of all runs that are done."""
+        """List what is known of all runs that are done."""
         done = {file: read_json(file) for file in self.parts if file.is_file()}
         return [
             {
                 **result,
                 "part_of": self.parts[file],
-                "dense_updates": self.options.updates,
+                "dense_updates": self.experiment.training.updates,
                 **self.speeds.get(Model.parse(result["model"]), {}),
-                "extra": shlex.join(self.options.extra),
+                "extra": shlex.join(self.experiment.extra),
                 "benchmark": self.key,
             }
             for file, result in done.items()
@@ -262,7 +266,7 @@ class Benchmark:
 
 
 def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:
-    """The learning rate of the lowest validation loss; None if all diverge.
+    """Choose the learning rate of the lowest validation loss; None if all diverge.
 
     Args:
         losses: of each learning rate, None if it diverges.
@@ -275,7 +279,7 @@ def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:
 
 
 def updates_of_equal_time(updates: int, throughput: float) -> int:
-    """Updates in the time of ``updates`` of the dense model.
+    """Count the updates in the time of ``updates`` of the dense model.
 
     Args:
         updates: of the dense model.
@@ -290,7 +294,7 @@ def updates_of_equal_time(updates: int, throughput: float) -> int:
 
 
 def converged(curve: Sequence[Sequence[Any]]) -> bool:
-    """Whether the validation loss had come to rest.
+    """Say whether the validation loss had come to rest.
 
     It had if it was at its lowest before the last fifth of the run, or fell by less
     than 0.01 nats there.

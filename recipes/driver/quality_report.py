@@ -12,9 +12,9 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
+from ..report import data_text, spread
 from .models import DENSE, Model
-from .options import VIEWS
-from .report import data_text, spread
+from .settings import VIEWS
 
 SWEEP, EQUAL_UPDATES, EQUAL_TIME = "sweep", "equal updates", "equal time"
 NEEDED = (
@@ -51,7 +51,7 @@ class Runs:
         return f"{self.lines[0]['experiment']}, size {self.lines[0]['size']}"
 
     def of(self, model: Model, part: str) -> List[Line]:
-        """Runs of a model in a part of the benchmark, without those that diverged."""
+        """List the runs of a model in a part, without those that diverged."""
         return [
             line
             for line in self.lines
@@ -61,11 +61,11 @@ class Runs:
         ]
 
     def models_of(self, part: str) -> List[Model]:
-        """Models with a run in that part."""
+        """List the models with a run in that part."""
         return [model for model in self.models if self.of(model, part)]
 
     def diverged(self, model: Model, part: str) -> int:
-        """How many runs of a model in that part diverged."""
+        """Count the runs of a model in that part that diverged."""
         return sum(
             line["diverged"] and part in line["part_of"]
             for line in self.lines
@@ -73,7 +73,7 @@ class Runs:
         )
 
     def rates(self, model: Model) -> List[float]:
-        """The learning rates that were tried."""
+        """List the learning rates that were tried."""
         return sorted(
             line["lr"]
             for line in self.lines
@@ -81,12 +81,12 @@ class Runs:
         )
 
     def mean(self, model: Model, part: str, key: str) -> float:
-        """The mean over a model's runs in a part."""
+        """Average a number of the lines over a model's runs in a part."""
         return statistics.mean(line[key] for line in self.of(model, part))
 
 
 def read(paths: Sequence[Path]) -> List[Line]:
-    """The runs in ``results.jsonl`` files, or in folders with one.
+    """Read the runs in ``results.jsonl`` files, or in folders with one.
 
     Raises:
         DataError: a line that is no run of the benchmark.
@@ -138,7 +138,7 @@ def render(
     heading: str = "#",
     views: Sequence[str] = VIEWS,
 ) -> Tuple[str, Dict[str, bytes]]:
-    """Tables as Markdown, and the pictures that they link.
+    """Make tables as Markdown, and the pictures that they link.
 
     Args:
         lines: of one benchmark or several, which have a section each.
@@ -167,7 +167,7 @@ def render(
 
 
 def tables(runs: Runs, heading: str = "#", views: Sequence[str] = VIEWS) -> str:
-    """Those of the views that there are, as Markdown."""
+    """Make the tables of those views that there are, as Markdown."""
     parts = [f"{heading} Quality: {runs.title}", _caption(runs)]
     if "updates" in views:
         parts += [f"{heading}# Equal updates", _equal_updates(runs)]
@@ -183,7 +183,7 @@ def tables(runs: Runs, heading: str = "#", views: Sequence[str] = VIEWS) -> str:
 
 
 def pictures(runs: Runs) -> Dict[str, bytes]:
-    """``loss-parameters`` and ``loss-time`` as SVG."""
+    """Draw ``loss-parameters`` and ``loss-time`` as SVG."""
     from .figures import Drawn, loss_by_parameters, loss_by_time
 
     part = EQUAL_TIME if runs.of(DENSE, EQUAL_TIME) else EQUAL_UPDATES

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from itertools import islice
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 
-from .benchmarks.timing import interleave, rows
-from .driver import threads_of_a_job
+from ..benchmarks.timing import interleave, rows
+from .fairseq_process import quiet
+from .hardware import threads_of_a_job
 from .models import DENSE, Model
-from .translation import Run
+from .translation import TranslationRun
 
 BATCHES = 3
 """Of the training set, the same for all models; a round is a step on each of them."""
 
 
-def measure(runs: Sequence[Run], rounds: int) -> Dict[Model, Dict[str, float]]:
+def measure(
+    runs: Sequence[TranslationRun], rounds: int
+) -> Dict[Model, Dict[str, float]]:
     """Time fairseq's training step: loss, gradients, clipping, Adam.
 
     The models take turns, so that what else the machine does hits all of them, with the
@@ -35,16 +36,14 @@ def measure(runs: Sequence[Run], rounds: int) -> Dict[Model, Dict[str, float]]:
         with its quartiles ``throughput_low`` and ``throughput_high``;
         ``tokens_per_second`` of the target and ``seconds_per_update``, medians.
     """
-    options = runs[0].options
+    machine = runs[0].experiment.machine
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads_of_a_job(options))
-    logging.disable(logging.INFO)
+    torch.set_num_threads(threads_of_a_job(machine))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             made = {str(run.model): _round(run) for run in runs}
             calls = {name: call for name, (call, _) in made.items()}
-            device = "cpu" if options.cpu or not torch.cuda.is_available() else "cuda"
+            device = "cpu" if machine.cpu or not torch.cuda.is_available() else "cuda"
             clock = argparse.Namespace(rounds=rounds, device=device)
             found = rows(interleave(calls, clock), str(DENSE))
     finally:
@@ -61,7 +60,7 @@ def measure(runs: Sequence[Run], rounds: int) -> Dict[Model, Dict[str, float]]:
     }
 
 
-def _round(run: Run) -> Tuple[Callable[[], None], int]:
+def _round(run: TranslationRun) -> Tuple[Callable[[], None], int]:
     """A function that takes a step on each batch, and the tokens of the batches."""
     from fairseq import options, tasks
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -69,9 +68,9 @@ def _round(run: Run) -> Tuple[Callable[[], None], int]:
 
     import fairseq_phm  # noqa: F401, registers the models
 
-    machine = ["--distributed-world-size", "1", *["--cpu"] * run.options.cpu]
+    one = ["--distributed-world-size", "1", *["--cpu"] * run.experiment.machine.cpu]
     arguments = options.parse_args_and_arch(
-        options.get_training_parser(), [*run.arguments, *machine]
+        options.get_training_parser(), [*run.arguments, *one]
     )
     arguments.tpu = False
     config = convert_namespace_to_omegaconf(arguments)

@@ -1,0 +1,17 @@
+# Sourced by the recipes: checks the options, makes .venv, runs.
+#   PYTHON          interpreter that .venv is made with (default: python3)
+#   RECIPE_PYTHON   interpreter of an environment that is there already: no .venv
+
+recipe() { # MODULE OPTIONS...
+  local root module=$1 python=${RECIPE_PYTHON:-}
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+  shift
+  export RECIPE=${0##*/} # as messages call it
+  PYTHONPATH=$root "${python:-${PYTHON:-python3}}" -m recipes.driver.options "$module" "$@"
+  case " $* " in *" -h "* | *" --help "*) exit ;; esac
+  if [ -z "$python" ]; then
+    "$root/recipes/driver/environment.sh" "$root/.venv" recipes
+    python=$root/.venv/bin/python
+  fi
+  PYTHONPATH=$root exec "$python" -m "recipes.driver.$module" "$@"
+}

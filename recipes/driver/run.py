@@ -1,0 +1,163 @@
+"""One model with one seed, from training to a line of results.
+
+What translation and classification have in common; each adds its own stages.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Dict, List, Sequence, Type, TypeVar
+
+from data_prep.workspace import write_json
+
+from .data import AnyData
+from .fairseq_process import train
+from .hardware import provenance, threads_of_a_job, train_command
+from .models import Model
+from .settings import ROOT, Experiment
+from .stages import Stage, digest, read_json, run_stages
+from .training_log import read_training
+
+USER_DIR = ["--user-dir", str(ROOT / "fairseq_phm")]
+
+
+@dataclass(frozen=True)
+class Run(ABC):
+    """One model with one seed.
+
+    A stage whose output is there is skipped; other settings have another folder.
+    """
+
+    model: Model
+    seed: int
+    data: AnyData
+    experiment: Experiment
+
+    task: ClassVar[str]
+    """As ``report`` knows it."""
+
+    @property
+    @abstractmethod
+    def flags(self) -> List[str]:
+        """Of fairseq-train, for model and training; the line of results has them."""
+
+    @property
+    @abstractmethod
+    def training_arguments(self) -> List[str]:
+        """Of fairseq-train, but for the machine, the folder and the length."""
+
+    @property
+    @abstractmethod
+    def length(self) -> Dict[str, int]:
+        """Of the training, in ``updates`` or ``epochs``."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Sequence[Any]:
+        """What the folder is named after, beside model and seed; JSON values."""
+
+    @property
+    @abstractmethod
+    def later_stages(self) -> List[Stage]:
+        """The stages between training and score."""
+
+    @property
+    @abstractmethod
+    def result(self) -> Path:
+        """The line of results, in a file of its own."""
+
+    @abstractmethod
+    def scores(self, training: Dict[str, Any]) -> Dict[str, Any]:
+        """Score the test set, for the line of results.
+
+        Args:
+            training: see :func:`read_training`.
+        """
+
+    @property
+    def title(self) -> str:
+        """The model, and the seed if there are several, as on the screen."""
+        seed = f", seed {self.seed}" if len(self.experiment.seeds) > 1 else ""
+        return self.model.name + seed
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and logs are."""
+        name = f"{self.model.slug}-seed{self.seed}-{digest(self.settings)}"
+        return self.experiment.folder / name
+
+    @property
+    def trained(self) -> Path:
+        """What a finished training says of itself."""
+        return self.folder / "train.json"
+
+    def go(self) -> None:
+        """Run the wanted stages, but for those that are done."""
+        stages = [
+            Stage("train", self.trained, self.train),
+            *self.later_stages,
+            Stage("score", self.result, self.score),
+        ]
+        run_stages(self.title, stages, self.experiment.stages)
+
+    def train(self) -> None:
+        """Fill the folder with checkpoints."""
+        machine = self.experiment.machine
+        train(
+            self.title, [*train_command(machine), *self.training_arguments],
+            self.folder, threads=threads_of_a_job(machine), node=machine.node_rank,
+            **self.length,
+        )  # fmt: skip
+        if machine.node_rank == 0:
+            self.note_training()
+
+    def note_training(self) -> None:
+        """Write what the log says of a finished training."""
+        write_json(self.trained, read_training(self.folder / "train.log"))
+
+    def score(self) -> None:
+        """Write the line of results, and append it to those of all runs."""
+        line = self.line()
+        with (self.experiment.out / "results.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        write_json(self.result, line)
+
+    def line(self) -> Dict[str, Any]:
+        """All that tables of results need, see :mod:`recipes.report`."""
+        experiment, training = self.experiment, read_json(self.trained)
+        data = self.data.summary
+        return {
+            "experiment": experiment.name,
+            "task": self.task,
+            "model": str(self.model),
+            "seed": self.seed,
+            "size": experiment.size,
+            **({"data": data} if data else {}),
+            **self.scores(training),
+            "curve": training["curve"],
+            "published": experiment.published.get(str(self.model), []),
+            "training_seconds": training["training_seconds"],
+            "flags": shlex.join(self.flags),
+            **provenance(experiment.machine),
+        }
+
+
+AnyRun = TypeVar("AnyRun", bound=Run)
+
+
+def runs_of(kind: Type[AnyRun], experiment: Experiment, data: AnyData) -> List[AnyRun]:
+    """Prepare the data, or see that they are, and list the runs: seeds, then models.
+
+    Raises:
+        RunError: the data are not prepared and shall not be.
+    """
+    data.prepare("prepare" in experiment.stages)
+    return [
+        kind(model, seed, data, experiment)
+        for seed in experiment.seeds
+        for model in experiment.models
+    ]

@@ -1,0 +1,199 @@
+"""What a recipe is told, in typed groups, and the sizes that fill them.
+
+Needs nothing but Python: options are checked before anything is installed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Dict, Mapping, Optional, Tuple
+
+from .models import Model
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("prepare", "train", "average", "generate", "score")
+VIEWS = ("updates", "parameters", "time")
+"""What models of the quality benchmark have in common in each of its tables."""
+
+QUALITY_MODELS = "dense quaternion 2 4 8 4r4 8r8 4-wide 8r8-wide dense/4".split()
+
+
+def slug(experiment: str) -> str:
+    """Name the files of an experiment: folders, JSON lines, notes and figures.
+
+    >>> slug("SVA with rules of rank n"), slug("En-Vi")
+    ('sva-with-rules-of-rank-n', 'en-vi')
+    """
+    return re.sub(r"[^\w.]+", "-", experiment.lower())
+
+
+@dataclass(frozen=True)
+class Size:
+    """Model and training of a translation run; most have an option of the same name."""
+
+    arch: str
+    updates: int
+    warmup_updates: int  # at most a third of the updates
+    lr: float  # at its peak
+    max_tokens: int  # of a batch, of its longer side
+    vocab_size: int  # of the subwords; 0: what the data set declares
+    checkpoints: int  # saved, each after a validation
+    schedule: str  # flags of fairseq-train; {updates} is filled in
+    lines: int = 0  # of the training set, a tenth of it for the others; 0: all
+
+
+ADAM = "--adam-betas (0.9,0.98) --clip-norm 1.0"
+SIZES: Dict[str, Size] = {
+    "paper": Size(
+        "phm_transformer", 50_000, 16_000, 7e-4, 2048, 0, 50,
+        "--lr-scheduler inverse_sqrt --adam-betas (0.9,0.997) --adam-eps 1e-9",
+    ),
+    "small": Size(
+        "phm_transformer_small", 10_000, 1000, 1e-3, 4096, 8000, 25,
+        f"--lr-scheduler inverse_sqrt {ADAM}",
+    ),
+    "tiny": Size(
+        "phm_transformer_tiny", 24, 8, 1e-3, 1000, 4000, 12,
+        f"--lr-scheduler inverse_sqrt {ADAM}", lines=2000,
+    ),
+    "demo": Size(
+        "phm_transformer_tiny", 1200, 150, 4e-3, 1500, 2000, 8,
+        f"--lr-scheduler cosine --lr-period-updates {{updates}} {ADAM}",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the sentences come from: a declared data set, or the user's own files."""
+
+    data_set: str = ""  # name or .toml file
+    raw: Optional[Path] = None  # folder with files that are not downloaded
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # split -> its own files
+    languages: Tuple[str, ...] = ()  # instead of the declared ones
+    subwords: int = 0  # 0: what the data set declares
+    lines: int = 0  # of the training set, a tenth of it for the others; 0: all
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What trains, and with which type of numbers."""
+
+    jobs: int = 1  # trainings at the same time
+    gpus: int = 1  # of this machine; without one, the CPU
+    fp16: bool = False
+    bf16: bool = False
+    cpu: bool = False
+    nodes: int = 1
+    node_rank: int = 0
+    master: str = ""  # HOST:PORT of node 0
+    launcher: str = ""  # hydra's, for jobs elsewhere; "": this machine trains
+
+    @property
+    def devices(self) -> int:
+        """How many train one model, on all nodes."""
+        return self.gpus * self.nodes
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast Transformers learn."""
+
+    arch: str  # phm_...
+    updates: int
+    warmup_updates: int
+    lr: float
+    max_tokens: int
+    save_interval: int  # updates between checkpoints, each after a validation
+    layers: int  # of the encoder and of the decoder, each; 0: the architecture's
+    schedule: str  # flags of fairseq-train; {updates} is filled in
+
+    def of_length(self, updates: int, checkpoints: int) -> Training:
+        """Change the length, and the schedule with it.
+
+        Args:
+            updates: of the training.
+            checkpoints: how many are saved, each after a validation.
+        """
+        return replace(
+            self,
+            updates=updates,
+            warmup_updates=max(1, min(self.warmup_updates, updates // 3)),
+            save_interval=max(1, updates // checkpoints),
+        )
+
+
+@dataclass(frozen=True)
+class Search:
+    """What translates, and how."""
+
+    mean: str  # of the checkpoints: "factors", "weights"; "none": the best one
+    num_checkpoints: int
+    beam: int
+    lenpen: float
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Models that are trained and compared on the same data."""
+
+    name: str
+    size: str
+    models: Tuple[Model, ...]
+    seeds: Tuple[int, ...]
+    stages: Tuple[str, ...]  # to run, of STAGES
+    out: Path  # work folder of all experiments
+    source: Source
+    machine: Machine
+    published: Mapping[str, Tuple[str, float]]  # model -> size and score in the paper
+    extra: Tuple[str, ...]  # for fairseq-train; with a launcher overrides for hydra
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this experiment."""
+        return self.out / slug(self.name)
+
+
+@dataclass(frozen=True)
+class Translation(Experiment):
+    """An experiment with Transformers that translate."""
+
+    training: Training
+    search: Search
+
+
+@dataclass(frozen=True)
+class Quality(Translation):
+    """The quality benchmark: learning rates are searched, lengths follow throughput."""
+
+    lrs: Tuple[float, ...]
+    views: Tuple[str, ...]  # of VIEWS
+    validations: int  # of each run
+    rounds: int  # of the measurement of throughput
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this benchmark."""
+        return self.out / slug(f"quality-{self.name}")
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """Results whose tables and figures are made once more."""
+
+    files: Tuple[Path, ...]
+    views: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Classification(Experiment):
+    """An experiment with classifiers of sentences."""
+
+    arch: str  # phm_...
+    epochs: int
+    tables: Optional[Path]  # folder with rows that are taken as they are
+    vectors: Optional[Path]
+    flags: str  # of fairseq-train, for task and training
+    groups: str  # column by whose values test accuracies are given, too

@@ -1,0 +1,154 @@
+"""Trainings as jobs of hydra's launchers, on Slurm by submitit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence
+
+import yaml
+
+from .fairseq_process import follow, quiet, tool
+from .models import Model
+from .settings import ROOT
+from .stages import step
+
+if TYPE_CHECKING:
+    from .translation import TranslationRun
+
+COMPONENTS = ("task", "criterion", "optimizer", "lr_scheduler")
+COMMON = (
+    "common", "dataset", "optimization", "checkpoint", "distributed_training",
+)  # fmt: skip
+LOG = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
+
+
+def submit(runs: Sequence[TranslationRun]) -> None:
+    """Train all runs of an experiment and wait for them.
+
+    A sweep of fairseq-hydra-train over n and seeds for each kind of models that differ
+    in n only.
+
+    Raises:
+        RunError: a sweep failed; its last line is in the message.
+    """
+    sweeps: Dict[Model, List[TranslationRun]] = {}
+    for run in runs:
+        kind = replace(run.model, n=0) if run.model.family == "PHM" else run.model
+        sweeps.setdefault(kind, []).append(run)
+    for group in sweeps.values():
+        experiment = group[0].experiment
+        names = ", ".join(dict.fromkeys(run.model.name for run in group))
+        step(f"{len(group)} trainings by {experiment.machine.launcher}: {names}")
+        log = experiment.folder / f"slurm-{group[0].model.slug}.log"
+        for _ in follow(sweep_command(group), log):
+            pass
+
+
+def sweep_command(runs: Sequence[TranslationRun]) -> List[str]:
+    """Make the command that trains runs which differ in n and seed only.
+
+    Writes its configuration into the folder of the experiment, which exists.
+    """
+    run, machine = runs[0], runs[0].experiment.machine
+    folder = run.experiment.folder.absolute()
+    name = f"slurm-{run.folder.name}"
+    text = yaml.safe_dump(configuration(run), sort_keys=False)
+    (folder / f"{name}.yaml").write_text(f"# @package _group_\n{text}", "utf-8")
+    ns = [f"model.phm_n={_list({r.model.n for r in runs})}"]
+    resources = {
+        "nodes": machine.nodes,
+        "tasks_per_node": 1,
+        "gpus_per_node": 0 if machine.cpu else machine.gpus,
+    }
+    launcher = [f"hydra.launcher.{name}={n}" for name, n in resources.items()]
+    return [
+        tool("fairseq-hydra-train"), "--multirun",
+        "--config-dir", str(folder), "--config-name", name,
+        f"hydra/launcher={machine.launcher}",
+        f"common.seed={_list({r.seed for r in runs})}",
+        *(ns if run.model.family == "PHM" else []),
+        *(launcher if machine.launcher.startswith("submitit") else []),
+        *run.experiment.extra,
+    ]  # fmt: skip
+
+
+def configuration(run: TranslationRun) -> Dict[str, Any]:
+    """Make the configuration of hydra that trains as the run's flags do.
+
+    It has what the flags change of fairseq's defaults, and all options of task, model,
+    criterion, optimizer and schedule, which overrides may change then.
+    """
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from omegaconf import OmegaConf
+
+    from fairseq_phm.models.phm_transformer import PHMTransformerConfig
+
+    def read(arguments: List[str]) -> Any:
+        parsed = options.parse_args_and_arch(options.get_training_parser(), arguments)
+        parsed.tpu = False  # --bf16 is no wish to train on one
+        config = convert_namespace_to_omegaconf(parsed)
+        return parsed, {
+            key: OmegaConf.to_container(config[key], enum_to_str=True)
+            for key in (*COMMON, *COMPONENTS)
+            if config[key] is not None
+        }
+
+    plain = replace(run, experiment=replace(run.experiment, extra=()))
+    with quiet():
+        flags, ours = read([*plain.saving, *plain.arguments])
+        _, default = read([plain.arguments[0], "--arch", flags.arch])
+    model = asdict(PHMTransformerConfig.from_namespace(flags))
+    made: Dict[str, Any] = {
+        section: {k: v for k, v in ours[section].items() if v != default[section][k]}
+        for section in COMMON
+    }
+    elsewhere = {name for section in COMMON for name in ours[section]} - {"_name"}
+    components = {key: ours[key] for key in COMPONENTS}
+    components["model"] = {**model, "_name": "phm_transformer"}
+    for section, values in components.items():
+        # what other sections have is a reference to them there
+        made[section] = {k: v for k, v in values.items() if k not in elsewhere}
+    return json.loads(json.dumps(_merged(made, _place(run)), default=str))
+
+
+def _place(run: TranslationRun) -> Dict[str, Any]:
+    """Folders, machine and log."""
+    machine, folder = run.experiment.machine, run.experiment.folder.absolute()
+    slug = run.model.slug
+    if run.model.family == "PHM":
+        slug = "n${model.phm_n}" + slug[len(f"n{run.model.n}") :]
+    key = run.folder.name.rpartition("-")[2]
+    name = f"{slug}-seed${{common.seed}}-{key}"
+    return {
+        "common": {
+            "user_dir": str(ROOT / "fairseq_phm"),
+            "seed": run.seed,
+            "log_format": "json",
+            "reset_logging": False,
+            "cpu": machine.cpu,
+        },
+        "task": {"data": str(run.data.folder.absolute() / "bin")},
+        "optimization": {"max_update": run.experiment.training.updates},
+        "checkpoint": {"save_dir": f"{folder}/{name}", "no_epoch_checkpoints": True},
+        "distributed_training": {
+            "distributed_world_size": machine.devices,
+            "distributed_port": 29500 if machine.nodes > 1 else -1,
+        },
+        "hydra": {
+            "job": {"name": "train"},
+            "job_logging": {"formatters": {"simple": {"format": LOG}}},
+            "sweep": {"dir": str(folder), "subdir": name},
+        },
+    }
+
+
+def _merged(first: Dict[str, Any], second: Dict[str, Any]) -> Dict[str, Any]:
+    """Sections of both; values of the second win."""
+    sections = [*first, *(section for section in second if section not in first)]
+    return {key: {**first.get(key, {}), **second.get(key, {})} for key in sections}
+
+
+def _list(numbers: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(numbers)))

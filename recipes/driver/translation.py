@@ -1,0 +1,324 @@
+"""Trains PHM-Transformers and their dense twin on pairs, translates, scores."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from data_prep.text import read_lines
+from data_prep.workspace import write_json
+
+from ..report import tables
+from ..score import compare, score
+from .data import Data
+from .fairseq_process import follow, load_parameters, require_checkpoint, tool
+from .hardware import check_machine, precision_flags, threads_of_a_job
+from .models import DENSE
+from .options import parse_translation, program
+from .run import USER_DIR, Run, runs_of
+from .settings import Translation
+from .slurm import submit
+from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
+from .training_log import lowest_loss
+
+LONGEST = 4096  # tokens of a batch at least: the longest sentences have 1024
+NEVER = str(10**9)
+
+
+def main() -> None:
+    """Run the recipes for translation."""
+    experiment = parse_translation(sys.argv[1:])
+    machine, stages = experiment.machine, experiment.stages
+    with errors_in_one_line(program("translation")):
+        check_machine(machine)
+        data = Data(experiment.source, experiment.folder, "parallel")
+        runs = runs_of(TranslationRun, experiment, data)
+        if machine.launcher and "train" in stages:
+            submit([run for run in runs if not run.trained.is_file()])
+        dense_first = sorted(runs, key=lambda run: (run.seed, run.model != DENSE))
+        in_threads(Run.go, dense_first, machine.jobs)
+        if "score" in stages:
+            for run in runs:  # those that came before their dense twin, by --jobs
+                if not run.result.is_file():
+                    run.score()
+            results = [read_json(run.result) for run in runs]
+            if experiment.size == "demo":
+                print_comparison(results, [run.title for run in runs])
+            else:
+                print("\n" + "\n\n".join(tables(results)))
+
+
+@dataclass(frozen=True)
+class TranslationRun(Run):
+    """A Transformer that learns to translate, from training to score."""
+
+    data: Data
+    experiment: Translation
+
+    task = "translation"
+
+    @property
+    def source(self) -> str:
+        """The source language."""
+        return self.data.set.languages[0]
+
+    @property
+    def target(self) -> str:
+        """The target language."""
+        return self.data.set.languages[1]
+
+    @property
+    def flags(self) -> List[str]:
+        """Of fairseq-train, for model and training."""
+        experiment, extra = self.experiment, self.experiment.extra
+        return [
+            *self.model.flags(experiment.training.arch), "--seed", str(self.seed),
+            *training_flags(experiment),
+            *(without_phm(extra) if self.model.family == "dense" else extra),
+        ]  # fmt: skip
+
+    @property
+    def arguments(self) -> List[str]:
+        """Of fairseq-train, for data, model and training."""
+        longest = max(self.experiment.training.max_tokens, LONGEST)
+        return [
+            str(self.data.folder / "bin"),
+            "--source-lang", self.source, "--target-lang", self.target,
+            "--max-tokens-valid", str(longest),
+            "--required-batch-size-multiple", "1", "--num-workers", "0",
+            *self.flags,
+        ]  # fmt: skip
+
+    @property
+    def saving(self) -> List[str]:
+        """Of fairseq-train, for its log and for checkpoints and their validations."""
+        interval = self.experiment.training.save_interval
+        return [
+            "--log-interval", str(min(20, interval)),
+            "--save-interval-updates", str(interval),
+            "--validate-interval-updates", str(interval),
+            "--keep-interval-updates", str(self.experiment.search.num_checkpoints),
+            "--save-interval", NEVER, "--validate-interval", NEVER,  # at epochs' ends
+        ]  # fmt: skip
+
+    @property
+    def training_arguments(self) -> List[str]:
+        """Of fairseq-train, but for the machine, the folder and the length."""
+        return [*USER_DIR, *self.saving, *self.arguments]
+
+    @property
+    def length(self) -> Dict[str, int]:
+        """Of the training, in updates."""
+        return {"updates": self.experiment.training.updates}
+
+    @property
+    def settings(self) -> List[Any]:
+        """What the folder is named after."""
+        experiment, training = self.experiment, self.experiment.training
+        return [
+            self.data.key, training.arch, training.updates, training.save_interval,
+            experiment.search.num_checkpoints, experiment.machine.devices,
+            [word for word in experiment.extra if not word.startswith("hydra.")],
+            training_flags(experiment),
+        ]  # fmt: skip
+
+    @property
+    def later_stages(self) -> List[Stage]:
+        """The mean of checkpoints, if it is wanted, and the translation."""
+        average = Stage("average", self.checkpoint, self.average)
+        generate = Stage("generate", self.decoding, self.generate)
+        return [average, generate][self.experiment.search.mean == "none" :]
+
+    @property
+    def checkpoint(self) -> Path:
+        """What translates."""
+        search = self.experiment.search
+        if search.mean == "none":
+            return self.folder / "checkpoint_best.pt"
+        return self.folder / f"averaged-{search.mean}{search.num_checkpoints}.pt"
+
+    @property
+    def decoding(self) -> Path:
+        """Hypotheses and what is known of them."""
+        search = self.experiment.search
+        how = f"beam{search.beam}-lenpen{search.lenpen}"
+        return self.folder / f"test-{self.checkpoint.stem}-{how}.json"
+
+    @property
+    def twin(self) -> Optional[Path]:
+        """The hypotheses of the dense model of the same seed, if they are there."""
+        twin = replace(self, model=DENSE).decoding
+        return twin if self.model != DENSE and twin.is_file() else None
+
+    @property
+    def result(self) -> Path:
+        """The line of results; another one when the dense twin is there."""
+        kind = "compared" if self.twin else "result"
+        return self.decoding.with_name(f"{kind}-{self.decoding.name}")
+
+    def test(self, language: str) -> List[str]:
+        """Read the test sentences of a side, as the text was before subwords."""
+        return read_lines(self.data.clean / f"test.{language}")
+
+    def train(self) -> None:
+        """Fill the folder with checkpoints, or see that a job has filled it."""
+        if self.experiment.machine.launcher:
+            require_checkpoint(self.folder)
+            self.note_training()
+        else:
+            super().train()
+
+    def average(self) -> None:
+        """Average the last checkpoints."""
+        search, inputs = self.experiment.search, [self.folder]
+        if not numbered(self.folder):
+            # fairseq leaves a checkpoint out that falls on the end of an epoch.
+            print(f"{self.title}: no checkpoint within epochs, the last one is taken")
+            inputs = [self.folder / "checkpoint_last.pt"]
+        command = [
+            sys.executable, "-m", "fairseq_phm.average", "--inputs", *map(str, inputs),
+            "--num-checkpoints", str(search.num_checkpoints),
+            "--mean", search.mean, "--output", str(self.checkpoint),
+        ]  # fmt: skip
+        for line in follow(command, self.folder / "average.log"):
+            print(line, flush=True)
+
+    def generate(self) -> None:
+        """Translate the test set.
+
+        Raises:
+            RunError: there are not as many hypotheses as source lines.
+        """
+        lines = len(self.test(self.source))
+        threads = threads_of_a_job(self.experiment.machine)
+        found: Dict[int, str] = {}
+        seconds = 0.0
+        with tqdm(total=lines, unit="sentence", desc=self.title) as bar:
+            log = self.folder / "generate.log"
+            for line in follow(self.generate_command(), log, threads):
+                hypothesis = re.match(r"H-(\d+)\t[^\t]*\t?(.*)", line)
+                if hypothesis:
+                    found[int(hypothesis[1])] = hypothesis[2]
+                    bar.update()
+                timing = re.search(r"Translated .* in ([\d.]+)s", line)
+                seconds = float(timing[1]) if timing else seconds
+        if sorted(found) != list(range(lines)):
+            raise RunError(
+                f"{self.folder}: {len(found)} hypotheses for {lines} test lines"
+            )
+        hypotheses = [found[number] for number in range(lines)]
+        text = self.decoding.with_suffix(f".{self.target}")
+        text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
+        search = self.experiment.search
+        averaged = min(search.num_checkpoints, len(numbered(self.folder)) or 1)
+        write_json(
+            self.decoding,
+            {
+                "decoding_seconds": seconds,
+                "checkpoints": 1 if search.mean == "none" else averaged,
+                "hypotheses": hypotheses,
+            },
+        )
+
+    def generate_command(self) -> List[str]:
+        """Make the command that translates the test set."""
+        experiment, search = self.experiment, self.experiment.search
+        return [
+            tool("fairseq-generate"), str(self.data.folder / "bin"), *USER_DIR,
+            "--source-lang", self.source, "--target-lang", self.target,
+            "--path", str(self.checkpoint), "--gen-subset", "test",
+            "--beam", str(search.beam), "--lenpen", str(search.lenpen),
+            "--max-len-a", "1", "--max-len-b", "50",  # or 200 would be the end
+            "--remove-bpe", "sentencepiece", "--num-workers", "0",
+            "--max-tokens", str(max(experiment.training.max_tokens, LONGEST)),
+            "--required-batch-size-multiple", "1",
+            *(["--cpu"] if experiment.machine.cpu else []),
+        ]  # fmt: skip
+
+    def scores(self, training: Dict[str, Any]) -> Dict[str, Any]:
+        """Score the hypotheses, and compare them with the dense twin's if there are."""
+        search, settings = self.experiment.search, self.experiment.training
+        decoding = read_json(self.decoding)
+        hypotheses = decoding.pop("hypotheses")
+        references = self.test(self.target)
+        scores = score(hypotheses, references)
+        if self.twin:
+            baseline = read_json(self.twin)["hypotheses"]
+            scores.update(compare(hypotheses, baseline, references))
+        parameters = load_parameters(self.checkpoint)
+        return {
+            "languages": [self.source, self.target],
+            "parameters": parameters["non_embedding"],
+            "total_parameters": parameters["total"],
+            "updates": settings.updates,
+            "lr": settings.lr,
+            "validation_loss": lowest_loss(training),
+            **scores,
+            "mean": search.mean,
+            **decoding,
+            "beam": search.beam,
+            "lenpen": search.lenpen,
+        }
+
+
+def print_comparison(results: List[Dict[str, Any]], titles: List[str]) -> None:
+    """Print the table of the quickstart."""
+    rows = [
+        {
+            "model": title,
+            "parameters, non-embedding": f"{result['parameters']:,}",
+            "total": f"{result['total_parameters']:,}",
+            "validation loss": f"{lowest_loss(result):.3f}",
+            "BLEU": f"{result['bleu']:.2f}",
+            "training": f"{result['training_seconds']:.0f} s",
+            "decoding": f"{result['decoding_seconds']:.1f} s",
+        }
+        for result, title in zip(results, titles)
+    ]
+    align = ["left"] + ["right"] * 6
+    print("\n" + tabulate(rows, headers="keys", colalign=align, disable_numparse=True))
+    print(f"BLEU: {results[0]['bleu_signature']}")
+
+
+def training_flags(experiment: Translation) -> List[str]:
+    """Make the flags of fairseq-train that all models of an experiment have."""
+    training = experiment.training
+    depth = str(training.layers)
+    layers = ["--encoder-layers", depth, "--decoder-layers", depth]
+    return [
+        "--encoder-normalize-before", "--decoder-normalize-before",
+        "--share-all-embeddings", "--dropout", "0.1",
+        "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
+        "--optimizer", "adam", "--lr", str(training.lr),
+        "--warmup-updates", str(training.warmup_updates),
+        "--max-tokens", str(training.max_tokens),
+        *shlex.split(training.schedule.format(updates=training.updates)),
+        *precision_flags(experiment.machine), *(layers if training.layers else []),
+    ]  # fmt: skip
+
+
+def without_phm(flags: Sequence[str]) -> List[str]:
+    """Leave --phm-... and their values out of flags, for the dense twin."""
+    kept, dropping = [], False
+    for flag in flags:
+        if flag.startswith("--"):
+            dropping = flag.startswith("--phm-")
+        if not dropping:
+            kept.append(flag)
+    return kept
+
+
+def numbered(folder: Path) -> List[Path]:
+    """List the checkpoints that carry a number of updates."""
+    return list(folder.glob("checkpoint_*_*.pt"))
+
+
+if __name__ == "__main__":
+    main()
