@@ -3,14 +3,14 @@
 python -m recipes.report            recipes/results -> recipes/RESULTS.md, figures
 python -m recipes.report FILE ...   prints the tables of these JSON lines
 
-The first reads ``results/runs/*.jsonl``, the notes that ``results/notes/EXPERIMENT.md``
-holds, and ``results/runs/quality/*.jsonl``, which quality.sh has written.
+The first reads ``results/runs/quality/*.jsonl``, which quality.sh has written,
+``results/runs/*.jsonl``, and the notes in ``results/notes/EXPERIMENT.md``. It draws the
+picture of the README, too.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 from collections import defaultdict
@@ -21,8 +21,10 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 from tabulate import tabulate
 
 from data_prep import DataError
+from data_prep.workspace import atomic_path
 
 from .driver.models import Model
+from .driver.picture import draw
 from .driver.settings import slug
 
 HERE = Path(__file__).parent
@@ -83,21 +85,21 @@ def main() -> None:
     if sys.argv[1:]:
         print("\n\n".join(tables(results)))
         return
-    texts = [HEAD.rstrip(), *tables(results, "github", "## ")]
+    texts = [HEAD.rstrip()]
     made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}
+    made[f"{FIGURES}phm.svg"] = draw().encode()
     try:
         for quality, pictures in _quality():
             texts.append(quality)
             made.update(pictures)
     except DataError as error:
         sys.exit(f"report: {error}")
-    text = "\n\n".join(texts) + "\n"
-    made["RESULTS.md"] = text.encode()
+    texts += tables(results, "github", "## ")
+    made["RESULTS.md"] = ("\n\n".join(texts) + "\n").encode()
     (HERE / FIGURES).mkdir(exist_ok=True)
     for name, content in made.items():
-        partial = HERE / f"{name}.partial"
-        partial.write_bytes(content)
-        os.replace(partial, HERE / name)
+        with atomic_path(HERE / name) as partial:
+            partial.write_bytes(content)
     for file in (HERE / FIGURES).glob("*.svg"):
         if f"{FIGURES}{file.name}" not in made:
             file.unlink()

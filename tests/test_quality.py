@@ -244,7 +244,7 @@ def test_defaults():
     assert (training.updates, training.save_interval) == (100, 10)
     assert training.warmup_updates == 33 and options.training.updates != 100
     flags = translation.training_flags(replace(options, training=training))
-    assert flags[flags.index("--total-num-update") + 1] == "100"
+    assert flags[flags.index("--lr-period-updates") + 1] == "100"
     wide = recipe_options.parse_quality(["--models", "dense", "4", "--wide"])
     assert list(map(str, wide.models)) == ["dense", "4-wide"]
 
@@ -314,7 +314,7 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
     longer = [run for run in lines if run["part_of"] == ["equal time"]]
     assert {run["model"] for run in longer} == {"4r4"} and len(longer) == 2
     assert all(run["updates"] == 6 for run in longer)
-    assert all("--total-num-update" not in run["flags"] for run in longer)
+    assert all("--lr-period-updates" not in run["flags"] for run in longer)
     assert [run["curve"][-1][0] for run in longer] == [6, 6]
     (diverged,) = [run for run in lines if run["diverged"]]
     assert diverged["model"] == "dense" and diverged["lr"] == 1e-2

@@ -1,16 +1,8 @@
-"""Draws H = A_1 kron S_1 + A_2 kron S_2, the picture of the README.
-
-python -m recipes.driver.picture     writes recipes/results/figures/phm.svg
-"""
+"""Draw H = A_1 kron S_1 + A_2 kron S_2, the picture of the README."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import List, Sequence, Tuple
-
-from data_prep.workspace import atomic_path
-
-FILE = Path(__file__).parent.parent / "results" / "figures" / "phm.svg"
 
 Matrix = Sequence[Sequence[float]]
 Color = Tuple[int, ...]
@@ -50,16 +42,8 @@ TINTS = ("#eef6ff", "#fff4e8", "#f6f8fa")
 TEXT, FAINT, LINE = "#1f2328", "#59636e", "#8c959f"
 
 
-def main() -> None:
-    """Write the file."""
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(FILE) as partial:
-        partial.write_text(draw(), encoding="utf-8")
-    print(FILE)
-
-
 def draw() -> str:
-    """The picture as SVG: text as text, on a light card of its own."""
+    """Return the picture as SVG, with text as text, on a light card."""
     card = (
         f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="12" '
         'fill="#ffffff" stroke="#d1d9e0"/>'
@@ -233,7 +217,3 @@ def _text(
 
 def _hex(color: Color) -> str:
     return "#" + "".join(f"{part:02x}" for part in color)
-
-
-if __name__ == "__main__":
-    main()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence
 
-from data_prep.workspace import write_json
+from data_prep.workspace import atomic_path, write_json
 
 from .data import Data
 from .hardware import check_machine
@@ -258,11 +258,9 @@ class Benchmark:
         others = [
             line for line in before if (line["benchmark"], line["model"]) not in mine
         ]
-        partial = file.with_name(".making-results.jsonl")
-        with partial.open("w", encoding="utf-8") as out:
+        with atomic_path(file) as partial, partial.open("w", encoding="utf-8") as out:
             for line in [*others, *lines]:
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
-        partial.replace(file)
 
 
 def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:
