@@ -1,4 +1,4 @@
-"""Installs the plugin; see README.md for how fairseq itself gets installed."""
+"""Installs the plugin; fairseq_phm/README.md says how to install fairseq."""
 
 from setuptools import find_packages, setup
 
