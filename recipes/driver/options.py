@@ -11,7 +11,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 from data_prep import LANGUAGES, SPLITS, DataError
 
@@ -396,7 +396,9 @@ def _declared(
     return declared
 
 
-def _stages(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Any:
+def _stages(
+    parser: argparse.ArgumentParser, given: argparse.Namespace
+) -> Tuple[str, ...]:
     """Those to run."""
     if given.stage and (given.first or given.last):
         parser.error("--stage goes without --from and --to")
