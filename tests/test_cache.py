@@ -148,3 +148,71 @@ def test_a_model_translates_the_same_after_an_edit(task):
     after = model(**batch)[0]
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, copy.deepcopy(model)(**batch)[0])
+
+
+def state_of(layer):
+    return dict(layer.named_parameters()), torch.randn(3, 16)
+
+
+def test_fake_tensors_are_never_compared(layer):
+    """Their memory is nowhere: reading it ends the process."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with torch.no_grad():
+        expected = weight_of(layer)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fake = {name: mode.from_tensor(p) for name, p in layer.named_parameters()}
+            buffers = {name: mode.from_tensor(b) for name, b in layer.named_buffers()}
+            x = mode.from_tensor(torch.randn(3, 2, 16))
+            for _ in range(2):
+                torch.func.functional_call(layer, {**fake, **buffers}, x)
+        assert torch.equal(weight_of(layer), expected)
+
+
+@pytest.mark.parametrize("transform", ["vmap", "jvp"])
+def test_transforms_over_parameters_leave_the_layer_as_it_was(transform):
+    layer = PHMLinear(16, 24, 4).eval()
+    parameters, x = state_of(layer)
+    with torch.no_grad():
+        expected = layer(x)
+        if transform == "vmap":
+            stacked = {name: torch.stack([p, 2 * p]) for name, p in parameters.items()}
+            made = torch.func.vmap(
+                lambda p: torch.func.functional_call(layer, p, x)
+            )(stacked)  # fmt: skip
+            torch.testing.assert_close(made[0], expected)
+            assert not torch.allclose(made[1], expected)
+        else:
+            tangents = {name: torch.ones_like(p) for name, p in parameters.items()}
+            made, moved = torch.func.jvp(
+                lambda p: torch.func.functional_call(layer, p, x),
+                (parameters,),
+                (tangents,),
+            )
+            torch.testing.assert_close(made, expected)
+            assert moved.abs().sum() > 0
+        assert torch.equal(layer(x), expected)
+
+
+def test_parameters_can_be_swapped():
+    if not hasattr(torch.utils, "swap_tensors"):
+        pytest.skip("torch 2.3 has it")
+    layer, other = PHMLinear(16, 24, 4).eval(), PHMLinear(16, 24, 4).eval()
+    with torch.no_grad():
+        weights = layer.weight.clone(), other.weight.clone()
+        torch.utils.swap_tensors(layer.blocks, other.blocks)
+        torch.utils.swap_tensors(layer.rule, other.rule)
+        assert torch.equal(layer.weight, weights[1])
+        assert torch.equal(other.weight, weights[0])
+
+
+def test_negated_views_are_compared_by_value():
+    layer = PHMLinear(16, 24, 4).eval()
+    with torch.no_grad():
+        weight = layer.weight.clone()
+        negated = torch._neg_view(layer.blocks.data.neg())
+        assert negated.is_neg()
+        layer.blocks.data = negated
+        assert torch.equal(layer.weight, weight)
+        layer.blocks.data = torch._neg_view(layer.blocks.data)
+        torch.testing.assert_close(layer.weight, -weight)

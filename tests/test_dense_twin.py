@@ -24,6 +24,9 @@ VARIANTS = {
     "n=8": dict(phm_n=8),
     "quaternion": dict(phm_rule="quaternion", phm_freeze_rule=True),
     "fused": dict(phm_fuse_qkv=True),
+    "joint attention": dict(
+        phm_fuse_qkv=True, no_cross_attention=True, cross_self_attention=True
+    ),
     "shared": dict(phm_share_rule="stack"),
     "low rank": dict(phm_rank=2),
     "rule rank": dict(phm_rule_rank=4, phm_fuse_qkv=True),

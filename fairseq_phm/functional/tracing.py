@@ -3,6 +3,7 @@
 from typing import Callable
 
 import torch
+from torch import Tensor, nn
 
 
 def is_autocasting() -> bool:
@@ -15,7 +16,26 @@ def is_tracing() -> bool:
     return torch.jit.is_tracing() or _is_compiling()
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Return True for a dense tensor on the CPU whose numbers are in its own memory.
+
+    Those of torch.func's transforms, fake tensors and other subclasses are not: their
+    values cannot be compared.
+    """
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and not _is_wrapped(tensor)
+    )
+
+
 _compiler = getattr(torch, "compiler", None)
 _is_compiling: Callable[[], bool] = getattr(_compiler, "is_compiling", None) or getattr(
     torch._utils, "is_compiling", lambda: False
 )  # older torch has it in torch._utils
+_is_wrapped: Callable[[Tensor], bool] = getattr(
+    getattr(torch._C, "_functorch", None),
+    "is_functorch_wrapped_tensor",
+    lambda _: False,
+)

@@ -59,7 +59,8 @@ class BatchedProjections:
         if layers[0].training:
             return build()
         owners = layers if rows is None else layers[:1]
-        return self._cache.get([s for owner in owners for s in owner._sources()], build)
+        sources = [source for owner in owners for source in owner._sources()]
+        return self._cache.get(sources, build, rows)
 
 
 def _alike(layers: Sequence[nn.Module]) -> bool:

@@ -1,12 +1,12 @@
 """H built once in eval mode, and never used when it is stale."""
 
 import ctypes
-from typing import Any, Callable, Optional, Sequence, Tuple
+from typing import Any, Callable, Hashable, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from ..functional.tracing import is_autocasting, is_tracing
+from ..functional.tracing import is_autocasting, is_plain, is_tracing
 
 
 class WeightCache:
@@ -26,31 +26,48 @@ class WeightCache:
         """Forget the weight and free its memory."""
         self._weight: Optional[Tensor] = None
         self._version = 0
+        self._key: Hashable = None
         self._sources: Tuple[Tensor, ...] = ()
 
     @staticmethod
-    def keeps(device: torch.device) -> bool:
-        """False when gradients may be asked for, under autocast, when torch traces or
-        compiles, and off the CPU."""
-        return device.type == "cpu" and not (
-            torch.is_grad_enabled() or is_autocasting() or is_tracing()
-        )
+    def keeps(sources: Sequence[Tensor]) -> bool:
+        """Return True where a weight that is built from these tensors can be kept.
 
-    def get(self, sources: Sequence[Tensor], build: Callable[[], Tensor]) -> Tensor:
+        Not when gradients may be asked for, under autocast, when torch traces or
+        compiles, off the CPU, and not from tensors whose numbers are elsewhere than in
+        their own memory: those of torch.func's transforms, fake and other subclasses.
+        """
+        if torch.is_grad_enabled() or is_autocasting() or is_tracing():
+            return False
+        return all(map(is_plain, sources))
+
+    def get(
+        self,
+        sources: Sequence[Tensor],
+        build: Callable[[], Tensor],
+        key: Hashable = None,
+    ) -> Tensor:
         """Return ``build()``, or its earlier result while ``sources`` are unchanged.
 
         Always built anew where :meth:`keeps` says no.
+
+        Args:
+            sources: the tensors that the weight is built from.
+            build: makes the weight.
+            key: of what is built from them, such as the rows of the weight.
         """
-        if not self.keeps(sources[0].device):
+        if not self.keeps(sources):
             return build()
         known, weight = self._sources, self._weight
         if (
             weight is None
+            or key != self._key
             or _version(weight) != self._version
             or len(sources) != len(known)
             or not all(map(_same, sources, known))
         ):
             weight = self._weight = build()
+            self._key = key
             self._version = _version(weight)
             self._sources = tuple(
                 source.detach().clone(memory_format=torch.contiguous_format)
@@ -68,7 +85,8 @@ class WeightCache:
 def _same(now: Tensor, then: Tensor) -> bool:
     if now.dtype != then.dtype or now.shape != then.shape:
         return False
-    if _memcmp is None or not now.is_contiguous():
+    plain = now.is_contiguous() and not (now.is_neg() or now.is_conj())
+    if _memcmp is None or not plain:
         return torch.equal(now, then)
     return _memcmp(now.data_ptr(), then.data_ptr(), then.nbytes) == 0
 

@@ -17,7 +17,7 @@ from ..functional import (
     materialize,
 )
 from ..functional.dispatch import CP, FACTORED, WEIGHT
-from ..functional.tracing import is_autocasting, is_tracing
+from ..functional.tracing import is_autocasting, is_plain, is_tracing
 from ..spec import PHMSpec
 from .cache import WeightCache
 from .factors import BLOCKS, FACTORS, SCALED, STORED, Factors
@@ -191,7 +191,7 @@ class PHMLinear(Factors):
     @torch.jit.unused
     def _rule_is_unedited(self) -> bool:
         """Return True if the buffer still holds the named rule; compared on CPUs."""
-        if not self.rule.is_cpu or self.rule.dtype != torch.float32:
+        if not is_plain(self.rule) or self.rule.dtype != torch.float32:
             return False
         return torch.equal(self.rule, cp_rule(*self._products))
 
