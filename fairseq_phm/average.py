@@ -14,7 +14,12 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import torch
 from torch import Tensor
 
-from .checkpoint import find_rules, read_checkpoint, write_checkpoint
+from .checkpoint import (
+    find_rules,
+    read_checkpoint,
+    updates_of,
+    write_checkpoint,
+)
 from .errors import DataError
 from .functional import kronecker_sum
 
@@ -123,7 +128,7 @@ def _read(paths: List[Path], mean: str) -> _Read:
             if value.is_floating_point() or value.is_complex():
                 wide = value.to(torch.promote_types(value.dtype, torch.float64))
                 sums[key] = sums[key] + wide if key in sums else wide
-        updates.append(_updates(checkpoint))
+        updates.append(updates_of(checkpoint))
         if updates[-1] == max(updates):
             newest = checkpoint
     order = sorted(range(len(paths)), key=updates.__getitem__)
@@ -260,11 +265,6 @@ def _check_same(
         if model[key].shape != other[key].shape:
             sizes = ["x".join(map(str, m[key].shape)) for m in (model, other)]
             raise DataError(f"{path}: {key} is {sizes[0]}, in {other_path} {sizes[1]}")
-
-
-def _updates(checkpoint: Dict[str, Any]) -> int:
-    history = checkpoint.get("optimizer_history") or [{}]
-    return history[-1].get("num_updates", 0)
 
 
 def _mean_of_weights(

@@ -54,6 +54,12 @@ def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
 
 
+def updates_of(checkpoint: Dict[str, Any]) -> int:
+    """Return the number of updates that led to a checkpoint; 0 where it is unknown."""
+    history = checkpoint.get("optimizer_history") or [{}]
+    return history[-1].get("num_updates", 0)
+
+
 class RuleKeys(NamedTuple):
     """Where a state dict has rules and blocks.
 

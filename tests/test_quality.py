@@ -287,7 +287,7 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
         if len(trained) == 3:
             raise KeyboardInterrupt
         if title == "dense, seed 1, lr 0.01, 4 updates":
-            folder.mkdir()
+            assert folder.is_dir()
             raise quality.RunError("fairseq-train failed: FloatingPointError:")
         train(title, command, folder, **options)
 

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 
 import pytest
@@ -26,8 +27,11 @@ from data_prep import declaration
 from fairseq_phm.models.phm_transformer import PHMTransformerConfig
 from recipes.driver import classification, translation
 from recipes.driver.data import Data
+from recipes.driver.lock import locked
 from recipes.driver.options import parse_translation
+from recipes.driver.results import note
 from recipes.driver.slurm import configuration, sweep_command
+from recipes.driver.stages import RunError
 
 SCRIPTS = sorted(
     path.name
@@ -353,3 +357,67 @@ def test_slurm_sweep_is_the_same_training(texts, tmp_path, model):
     assert config["checkpoint"]["save_interval_updates"] == 180
     folder = config["checkpoint"]["save_dir"].replace("${common.seed}", "7")
     assert folder.replace("${model.phm_n}", "8") == str(one.folder)
+
+
+def test_a_finished_training_is_not_trained_again(translate, tmp_path, monkeypatch):
+    """After a kill between the last checkpoint and what the run notes of it."""
+    translate("--models", "dense")
+    (line,) = results(tmp_path)
+    (folder,) = tmp_path.glob("*/dense-seed1-*")
+    before = {file.name for file in folder.glob("checkpoint*.pt")}
+    assert "checkpoint_1_3.pt" in before
+    made_later = [*folder.glob("*.json"), *folder.glob("averaged*")]
+    for file in [*made_later, tmp_path / "results.jsonl"]:
+        file.unlink()
+    translate("--models", "dense")
+    (again,) = results(tmp_path)
+    assert {file.name for file in folder.glob("checkpoint*.pt")} == before
+    assert again["curve"] == line["curve"] and again["bleu"] == line["bleu"]
+
+
+def test_lines_are_noted_once_and_torn_ones_go(tmp_path):
+    file = tmp_path / "results.jsonl"
+    for line in ({"a": 1}, {"a": 2}, {"a": 1}):
+        note(line, file)
+    assert file.read_text() == '{"a": 1}\n{"a": 2}\n'
+    file.write_text('{"a": 1}\n{"a": 2')  # killed while it wrote
+    note({"a": 3}, file)
+    assert file.read_text() == '{"a": 1}\n{"a": 3}\n'
+    file.write_text('{"a": 1}')  # or before the end of the line
+    note({"a": 1}, file)
+    note({"a": 4}, file)
+    assert file.read_text() == '{"a": 1}\n{"a": 4}\n'
+
+
+def test_one_program_at_a_time_and_children_end_with_it(tmp_path):
+    """kill -9 of a driver: what it started ends, and then the folder is free."""
+    log = tmp_path / "train.log"
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from recipes.driver.lock import locked\n"
+        "from recipes.driver.fairseq_process import follow\n"
+        "program = 'import os, time; print(os.getpid(), flush=True); time.sleep(99)'\n"
+        f"log = Path({str(log)!r})\n"
+        "with locked(log.parent):\n"
+        "    for line in follow([sys.executable, '-c', program], log):\n"
+        "        print(line, flush=True)\n"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    child = int(driver.stdout.readline())
+    with pytest.raises(RunError, match="another program is at work there"):
+        with locked(tmp_path):
+            pass
+    driver.kill()
+    driver.wait()
+    for _ in range(100):
+        try:
+            os.kill(child, 0)
+            time.sleep(0.05)
+        except ProcessLookupError:
+            break
+    else:
+        pytest.fail("the child lives on")
+    with locked(tmp_path):
+        pass

@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from tqdm import tqdm
 
+from .lock import end_with_parent, inherited
 from .settings import ROOT
 from .stages import RunError
 from .training_log import log_entry
@@ -47,6 +48,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if not node:
         drop_broken_checkpoint(folder)
+        if updates and trained_updates(folder) >= updates:
+            return require_checkpoint(folder)
     command = [
         *command, "--save-dir", str(folder), "--no-epoch-checkpoints",
         "--log-format", "json",
@@ -72,6 +75,19 @@ def train(
             bar.set_postfix_str(shown, refresh=False)
             bar.update(int(values["num_updates"]) - bar.n)
     require_checkpoint(folder)
+
+
+def trained_updates(folder: Path) -> int:
+    """Read how many updates ``checkpoint_last.pt`` has behind it; 0 without one.
+
+    fairseq-train would make one more where all are made.
+    """
+    last = folder / "checkpoint_last.pt"
+    if not last.is_file():
+        return 0
+    from fairseq_phm.checkpoint import read_checkpoint, updates_of
+
+    return updates_of(read_checkpoint(last))
 
 
 def require_checkpoint(folder: Path) -> None:
@@ -117,6 +133,8 @@ def follow(
 ) -> Iterator[str]:
     """Run a command, yield its output line by line and append it to ``log``.
 
+    The process holds the lock of the log's folder, and ends when this one does.
+
     Raises:
         RunError: the command failed; its last line is in the message.
     """
@@ -133,6 +151,8 @@ def follow(
             text=True,
             encoding="utf-8",
             env=environment,
+            pass_fds=inherited(log.parent),
+            preexec_fn=end_with_parent,
         )
         try:
             for line in process.stdout:

@@ -97,6 +97,9 @@ class Trial(TranslationRun):
         found = self.line()
         write_json(self.result, {**found, **self.described(found["curve"])})
 
+    def note(self) -> None:
+        """Leave the line to the benchmark."""
+
     def described(self, curve: List[List[Any]]) -> Dict[str, Any]:
         """Describe the run as the benchmark does; all that is known without a curve."""
         finite = bool(curve) and all(math.isfinite(loss) for _, _, loss in curve)

@@ -5,7 +5,6 @@ What translation and classification have in common; each adds its own stages.
 
 from __future__ import annotations
 
-import json
 import shlex
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from data_prep.workspace import write_json
 from .data import AnyData
 from .fairseq_process import train
 from .hardware import provenance, threads_of_a_job, train_command
+from .lock import locked
 from .models import Model
+from .results import note
 from .settings import ROOT, Experiment
 from .stages import Stage, digest, read_json, run_stages
 from .training_log import read_training
@@ -96,13 +97,20 @@ class Run(ABC):
         return self.folder / "train.json"
 
     def go(self) -> None:
-        """Run the wanted stages, but for those that are done."""
+        """Run the wanted stages, but for those that are done.
+
+        Raises:
+            RunError: a stage failed, or another program is at work on this run.
+        """
         stages = [
             Stage("train", self.trained, self.train),
             *self.later_stages,
             Stage("score", self.result, self.score),
         ]
-        run_stages(self.title, stages, self.experiment.stages)
+        with locked(self.folder, self.experiment.machine.node_rank):
+            run_stages(self.title, stages, self.experiment.stages)
+            if "score" in self.experiment.stages:
+                self.note()
 
     def train(self) -> None:
         """Fill the folder with checkpoints."""
@@ -120,11 +128,13 @@ class Run(ABC):
         write_json(self.trained, read_training(self.folder / "train.log"))
 
     def score(self) -> None:
-        """Write the line of results, and append it to those of all runs."""
-        line = self.line()
-        with (self.experiment.out / "results.jsonl").open("a", encoding="utf-8") as out:
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-        write_json(self.result, line)
+        """Write the line of results."""
+        write_json(self.result, self.line())
+
+    def note(self) -> None:
+        """Append the line of results, if any, to those of all runs."""
+        if self.result.is_file():
+            note(read_json(self.result), self.experiment.out / "results.jsonl")
 
     def line(self) -> Dict[str, Any]:
         """All that tables of results need, see :mod:`recipes.report`."""

@@ -39,7 +39,7 @@ class Stage(NamedTuple):
 
 
 def run_stages(title: str, stages: Sequence[Stage], wanted: Sequence[str]) -> None:
-    """Run the wanted stages, those after the last one whose output is there.
+    """Run the wanted stages that come after the last finished one.
 
     Raises:
         RunError: a stage failed, or what it starts from is not there.

@@ -48,6 +48,7 @@ def main() -> None:
             for run in runs:  # those that came before their dense twin, by --jobs
                 if not run.result.is_file():
                     run.score()
+                    run.note()
             results = [read_json(run.result) for run in runs]
             if experiment.size == "demo":
                 print_comparison(results, [run.title for run in runs])
