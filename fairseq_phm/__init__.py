@@ -18,6 +18,8 @@ FAIRSEQ_NAMES = {
     "PHMLSTMModel": "models",
     "PHMTransformerClassifier": "models",
     "PHMTransformerConfig": "models",
+    "PHMTransformerLanguageModel": "models",
+    "PHMTransformerLanguageModelConfig": "models",
     "PHMTransformerModel": "models",
     "TSVClassificationTask": "tasks",
 }

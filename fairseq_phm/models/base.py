@@ -99,6 +99,43 @@ class PHMAttentionOptions(PHMOptions):
 
 
 @dataclass
+class PHMTransformerOptions(PHMAttentionOptions):
+    """The options of :func:`fairseq_phm.substitute` that need no encoder."""
+
+    phm_attention_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the attention projections, which are a third of the base "
+            "model's linear weights in each encoder layer and half in each decoder "
+            "layer; wins over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect "
+            "on speed"
+        },
+    )
+    phm_ffn_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the feed-forward projections, the other linear weights; wins "
+            "over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
+        },
+    )
+    phm_fuse_qkv: bool = field(
+        default=False,
+        metadata={
+            "help": "one PHM layer for q, k and v of self-attention (3d x d), one for "
+            "k and v of cross-attention (2d x d), as in the paper's text: saves 2 n^3 "
+            "and n^3 parameters a block; building the weights costs somewhat more time"
+        },
+    )
+    phm_attention_dim: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "inner width of attention (outputs of q, k and v), the embedding "
+            "width by default; parameters and time of attention grow with it"
+        },
+    )
+
+
+@dataclass
 class PHMStackOptions(PHMOptions):
     """Options of models with an encoder and a decoder, whose n may differ."""
 
@@ -205,7 +242,9 @@ class PHMModel:
 def refuse_quant_noise(config: Any) -> None:
     """Raise ValueError when quant-noise is on, which needs dense weights."""
     noise = getattr(config, "quant_noise", None)
-    if noise is not None and max(noise.pq, noise.scalar) > 0:
+    values = [getattr(noise, name, 0) for name in ("pq", "scalar")]
+    values += [getattr(config, f"quant_noise_{name}", 0) for name in ("pq", "scalar")]
+    if max(values) > 0:
         raise ValueError(
             "quant-noise does not work with PHM layers: "
             "drop --quant-noise-pq and --quant-noise-scalar"
