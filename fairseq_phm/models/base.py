@@ -5,7 +5,7 @@ A model names its ``config`` and its ``substitution``, see :class:`PHMModel`.
 
 import argparse
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any, Callable, Dict, Optional, Type, get_type_hints
+from typing import Any, Callable, Dict, Mapping, Optional, Type, get_type_hints
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
@@ -13,6 +13,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from ..checkpoint import fit_shared_rules
+from ..modules import PHMEmbedding
 from ..modules.lstm import GATES
 from ..spec import PHMSpec
 from ..substitution.scopes import DEFAULT_SHARE_RULE, FORMER_NAMES, SHARE_RULE
@@ -133,6 +134,14 @@ class PHMTransformerOptions(PHMAttentionOptions):
             "width by default; parameters and time of attention grow with it"
         },
     )
+    phm_embeddings: int = field(
+        default=0,
+        metadata={
+            "help": "n of the token embeddings and the output projection: 1/n of their "
+            "weights, padded to a multiple of n words; building the weight of the "
+            "output projection costs some time. 0: dense"
+        },
+    )
 
 
 @dataclass
@@ -233,10 +242,24 @@ class PHMModel:
             ValueError: different rules for layers that share one in this model, because
                 ``--phm-share-rule`` says so.
         """
+        words = _entries_of_embeddings(self, state_dict)
+        layers = {key: state_dict[key] for key in state_dict if key not in words}
         fitted = fit_shared_rules(
-            self, state_dict, self.share_rule, self.may_separate_rules
+            self, layers, self.share_rule, self.may_separate_rules
         )
-        return super().load_state_dict(fitted, *args, **kwargs)
+        return super().load_state_dict({**fitted, **words}, *args, **kwargs)
+
+
+def _entries_of_embeddings(
+    model: nn.Module, state_dict: Mapping[str, Tensor]
+) -> Dict[str, Tensor]:
+    """Return those of PHM embeddings, whose rules no layer shares."""
+    starts = tuple(
+        f"{path}."
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, PHMEmbedding)
+    )
+    return {k: value for k, value in state_dict.items() if k.startswith(starts)}
 
 
 def refuse_quant_noise(config: Any) -> None:

@@ -46,7 +46,17 @@ class PHMTransformerModel(PHMModel, TransformerModelBase):
     def build_dense(
         cls, config: PHMTransformerConfig, args: Any, task: FairseqTask
     ) -> TransformerModelBase:
-        """Build fairseq's Transformer."""
+        """Build fairseq's Transformer.
+
+        Raises:
+            ValueError: pretrained embeddings, which PHM embeddings would replace.
+        """
+        paths = (config.encoder.embed_path, config.decoder.embed_path)
+        if config.phm_embeddings > 1 and any(paths):
+            raise ValueError(
+                "--phm-embeddings start at random: drop --encoder-embed-path and "
+                "--decoder-embed-path"
+            )
         return super().build_dense(config, config, task)
 
 
