@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent / "datasets"
-KINDS = ("parallel", "table")
+KINDS = ("parallel", "text", "table")
 FORMATS = ("lines", "wit3", "table", "agreement")
 
 Declared = TypeVar("Declared")
@@ -158,6 +158,10 @@ def _check(data_set: DataSet, path: Path) -> None:
         (
             data_set.kind == "parallel" and len(set(data_set.languages)) != 2,
             "a parallel text needs two languages",
+        ),
+        (
+            data_set.kind == "text" and len(data_set.languages) != 1,
+            "a text needs one language, the ending of its files",
         ),
         (
             data_set.kind == "table" and "label" not in data_set.columns,
