@@ -32,7 +32,7 @@ from recipes.driver.slurm import configuration, sweep_command
 SCRIPTS = sorted(
     path.name
     for path in (ROOT / "recipes").glob("*.sh")
-    if path.name not in ("quickstart.sh", "quality.sh")
+    if path.name not in ("quickstart.sh", "quality.sh", "language_model.sh")
 )
 
 
