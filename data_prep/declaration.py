@@ -185,22 +185,27 @@ def _check(data_set: DataSet, path: Path) -> None:
         )
     )
     for part in data_set.parts:
-        sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
-        faults += [
-            (
-                part.split not in SPLITS,
-                f"split {part.split!r} must be one of {', '.join(SPLITS)}",
-            ),
-            (
-                part.format not in FORMATS,
-                f"format {part.format!r} must be one of {', '.join(FORMATS)}",
-            ),
-            (sum(map(bool, sources)) != 1, "a part needs exactly one source"),
-            (
-                bool(part.archive) != bool(part.members),
-                "an archive needs members, and members an archive",
-            ),
-        ]
+        faults += _faults(part)
     for broken, rule in faults:
         if broken:
             raise DataError(f"{path}: {rule}")
+
+
+def _faults(part: Part) -> List[Tuple[bool, str]]:
+    """List whether each rule for a part is broken, and the rule."""
+    sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
+    return [
+        (
+            part.split not in SPLITS,
+            f"split {part.split!r} must be one of {', '.join(SPLITS)}",
+        ),
+        (
+            part.format not in FORMATS,
+            f"format {part.format!r} must be one of {', '.join(FORMATS)}",
+        ),
+        (sum(map(bool, sources)) != 1, "a part needs exactly one source"),
+        (
+            bool(part.archive) != bool(part.members),
+            "an archive needs members, and members an archive",
+        ),
+    ]
