@@ -20,8 +20,8 @@ def binarize(
 
     Args:
         encoded: folder with the files ``SPLIT.LANGUAGE``, in subwords.
-        languages: source and target.
-        dictionary: of both languages, in fairseq's format.
+        languages: source and target; of a text alone, the ending of its files.
+        dictionary: of all languages, in fairseq's format.
         out: an existing folder.
         workers: number of processes.
 
@@ -34,15 +34,18 @@ def binarize(
     """
     if not find_spec("fairseq_cli"):
         raise DataError("fairseq is missing: pip install '.[fairseq]'")
-    source, target = languages
+    sides = ["--only-source"]
+    if len(languages) == 2:
+        sides = ["--source-lang", languages[0], "--target-lang", languages[1]]
+        sides.append("--joined-dictionary")
     command = [
         sys.executable, "-m", "fairseq_cli.preprocess",
-        "--source-lang", source, "--target-lang", target,
-        "--joined-dictionary", "--srcdict", str(dictionary),
+        *sides, "--srcdict", str(dictionary),
         "--destdir", str(out), "--workers", str(workers),
     ]  # fmt: skip
     for split in SPLITS:
-        command += [f"--{split}pref", str(encoded / split)]
+        ending = "" if len(languages) == 2 else f".{languages[0]}"
+        command += [f"--{split}pref", str(encoded / f"{split}{ending}")]
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Cleans parallel text: UTF-8 in NFC, no empty, very long or lopsided pairs."""
+"""Cleans text: UTF-8 in NFC, no empty, very long or lopsided lines or pairs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def clean_pairs(
 
     A training pair is dropped if a side is empty, if a side is longer than
     ``max_characters``, or if one side is longer than ``max_ratio`` times the other and
-    more than ``MARGIN`` characters longer. Other splits keep every line.
+    more than ``MARGIN`` characters longer. Other splits keep every line. Text of one
+    language is cleaned in the same way.
 
     Args:
-        files: split -> its two files.
-        languages: source and target.
+        files: split -> its files, one for each language.
+        languages: source and target, or the one of the text.
         out: an existing folder.
-        max_characters: of a side.
+        max_characters: of a side; 0: any number.
         max_ratio: of the numbers of characters of both sides.
         workers: number of processes.
         lines: number of training lines to read, from the start, and a tenth of it for
@@ -95,7 +96,7 @@ def clean_split(
 
 
 def _clean_pairs(chunk: Chunk, limits: Tuple[int, float]) -> Cleaned:
-    kept: List[List[str]] = [[], []]
+    kept: List[List[str]] = [[] for _ in chunk.sides]
     dropped: CounterOf[str] = Counter()
     repaired: CounterOf[str] = Counter()
     for number, lines in enumerate(zip(*chunk.sides), start=chunk.first):
@@ -103,7 +104,7 @@ def _clean_pairs(chunk: Chunk, limits: Tuple[int, float]) -> Cleaned:
             decode(line, path, number, repaired)
             for line, path in zip(lines, chunk.paths)
         ]
-        reason = limits and _reason_to_drop(*pair, *limits)
+        reason = limits and _reason_to_drop(pair, *limits)
         if reason:
             dropped[reason] += 1
         else:
@@ -112,11 +113,12 @@ def _clean_pairs(chunk: Chunk, limits: Tuple[int, float]) -> Cleaned:
     return [_joined(side) for side in kept], dropped, repaired
 
 
-def _reason_to_drop(source: str, target: str, limit: int, ratio: float) -> str:
-    if is_empty(source) or is_empty(target):
+def _reason_to_drop(sides: Sequence[str], limit: int, ratio: float) -> str:
+    if any(map(is_empty, sides)):
         return "empty"
-    shorter, longer = sorted((len(source), len(target)))
-    if longer > limit:
+    lengths = list(map(len, sides))
+    shorter, longer = min(lengths), max(lengths)
+    if limit and longer > limit:
         return "too long"
     return "ratio" if longer > ratio * shorter and longer > shorter + MARGIN else ""
 

@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent / "datasets"
-KINDS = ("parallel", "table")
+KINDS = ("parallel", "text", "table")
 FORMATS = ("lines", "wit3", "table", "agreement")
 
 Declared = TypeVar("Declared")
@@ -160,6 +160,10 @@ def _check(data_set: DataSet, path: Path) -> None:
             "a parallel text needs two languages",
         ),
         (
+            data_set.kind == "text" and len(data_set.languages) != 1,
+            "a text needs one language, the ending of its files",
+        ),
+        (
             data_set.kind == "table" and "label" not in data_set.columns,
             "the columns of a table need a label",
         ),
@@ -181,22 +185,27 @@ def _check(data_set: DataSet, path: Path) -> None:
         )
     )
     for part in data_set.parts:
-        sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
-        faults += [
-            (
-                part.split not in SPLITS,
-                f"split {part.split!r} must be one of {', '.join(SPLITS)}",
-            ),
-            (
-                part.format not in FORMATS,
-                f"format {part.format!r} must be one of {', '.join(FORMATS)}",
-            ),
-            (sum(map(bool, sources)) != 1, "a part needs exactly one source"),
-            (
-                bool(part.archive) != bool(part.members),
-                "an archive needs members, and members an archive",
-            ),
-        ]
+        faults += _faults(part)
     for broken, rule in faults:
         if broken:
             raise DataError(f"{path}: {rule}")
+
+
+def _faults(part: Part) -> List[Tuple[bool, str]]:
+    """List whether each rule for a part is broken, and the rule."""
+    sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
+    return [
+        (
+            part.split not in SPLITS,
+            f"split {part.split!r} must be one of {', '.join(SPLITS)}",
+        ),
+        (
+            part.format not in FORMATS,
+            f"format {part.format!r} must be one of {', '.join(FORMATS)}",
+        ),
+        (sum(map(bool, sources)) != 1, "a part needs exactly one source"),
+        (
+            bool(part.archive) != bool(part.members),
+            "an archive needs members, and members an archive",
+        ),
+    ]

@@ -29,8 +29,8 @@ def prepare(
 ) -> Dict[str, Any]:
     """Prepare a data set in the folder ``out``. Returns its manifest.
 
-    For parallel text, ``out/clean`` has the clean text, ``out/subwords/model`` the
-    sentencepiece model and ``out/bin`` the data for ``fairseq-train``. For tables,
+    For text, parallel or not, ``out/clean`` has it clean, ``out/subwords/model`` is the
+    sentencepiece model and ``out/bin`` has the data for ``fairseq-train``. For tables,
     ``out/clean/SPLIT.tsv`` has the clean rows. ``out/manifest.json`` exists only when
     all steps are complete. Steps whose inputs have not changed are skipped.
 
@@ -49,7 +49,7 @@ def prepare(
     workers = workers or os.cpu_count() or 1
     with Workspace(out) as work:
         raw = raw or _fetch(data_set, work)
-        prepare_kind = _tables if data_set.kind == "table" else _parallel_text
+        prepare_kind = _tables if data_set.kind == "table" else _text
         last = prepare_kind(data_set, raw, work, workers)
         return work.write_manifest(
             {
@@ -101,11 +101,17 @@ def _fetch(data_set: DataSet, work: Workspace) -> Files:
     return sources.raw_files(folder, sides)
 
 
-def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
-    """Run the steps of parallel text. Returns the step with the final counts."""
+def _text(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
+    """Run the steps of text. Returns the step with the final counts.
+
+    Lines of parallel text have a greatest length; a language model has blocks of any
+    number of lines.
+    """
     languages = data_set.languages
     names = [f"{split}.{language}" for split in SPLITS for language in languages]
-    limits = (data_set.max_characters, data_set.max_ratio)
+    pairs = data_set.kind == "parallel"
+    limits = (data_set.max_characters if pairs else 0, data_set.max_ratio)
+    longest = subwords.LONGEST if pairs else 0
     cleaned = work.step(
         "clean",
         _inputs(raw, languages),
@@ -120,7 +126,7 @@ def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int)
         [clean, text],
     )
     size = (data_set.subwords, data_set.subword_sentences)
-    train = [cleaned / name for name in names[:2]]
+    train = [cleaned / name for name in names[: len(languages)]]
     learned = work.step(
         "subwords",
         {path.name: path for path in train},
@@ -133,7 +139,7 @@ def _parallel_text(data_set: DataSet, raw: Files, work: Workspace, workers: int)
         "encoded",
         {"model": model, **{name: cleaned / name for name in names}},
         {"sentencepiece": version("sentencepiece")},
-        lambda out: subwords.encode(cleaned, languages, model, out, workers),
+        lambda out: subwords.encode(cleaned, languages, model, out, workers, longest),
         [subwords, text],
     )
     work.step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from contextlib import ExitStack
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
@@ -81,47 +82,52 @@ def _train(
 
 
 def encode(
-    clean: Path, languages: Sequence[str], model: Path, out: Path, workers: int
+    clean: Path,
+    languages: Sequence[str],
+    model: Path,
+    out: Path,
+    workers: int,
+    longest: int = LONGEST,
 ) -> Dict[str, Any]:
     """Write ``out/SPLIT.LANGUAGE``: the lines of ``clean`` in subwords.
 
-    Training pairs with a side of more than ``LONGEST`` subwords are dropped.
+    Training pairs with a side of more than ``longest`` subwords are dropped; 0 keeps
+    all lines.
 
     Returns:
         Split -> number of ``pairs``, of pairs ``dropped`` and, by language, of
         ``subwords``.
 
     Raises:
-        DataError: a line of validation or test is longer than ``LONGEST``.
+        DataError: a line of validation or test is longer than ``longest``.
     """
     _processor.cache_clear()  # a previous model may have had this path
     report = {}
     for split in SPLITS:
         names = [f"{split}.{language}" for language in languages]
-        work = partial(_encode, model=str(model), keep_all=split != "train")
+        keep_all = split != "train" or not longest
+        work = partial(_encode, model=str(model), keep_all=keep_all, limit=longest)
         jobs = read_chunks([clean / name for name in names])
         pairs, dropped = 0, 0
         subwords: Counter = Counter()
-        with (
-            (out / names[0]).open("wb") as source,
-            (out / names[1]).open("wb") as target,
-        ):
+        with ExitStack() as stack:
+            files = [stack.enter_context((out / name).open("wb")) for name in names]
             with tqdm(unit=" lines", desc=f"encode {names[0]}", disable=None) as bar:
                 for texts, kept, lost, lengths in in_parallel(work, jobs, workers):
-                    source.write(texts[0])
-                    target.write(texts[1])
+                    for file, side in zip(files, texts):
+                        file.write(side)
                     pairs += kept
                     dropped += lost
                     subwords.update(dict(zip(languages, lengths)))
                     bar.update(kept + lost)
         report[split] = {"pairs": pairs, "dropped": {}, "subwords": dict(subwords)}
         if dropped:
-            report[split]["dropped"] = {f"over {LONGEST} subwords": dropped}
+            report[split]["dropped"] = {f"over {longest} subwords": dropped}
     return report
 
 
 def _encode(
-    chunk: Chunk, model: str, keep_all: bool
+    chunk: Chunk, model: str, keep_all: bool, limit: int
 ) -> Tuple[List[bytes], int, int, List[int]]:
     processor = _processor(model)
     sides = [
@@ -129,16 +135,16 @@ def _encode(
         for side in chunk.sides
     ]
     longest = [max(map(len, pair)) for pair in zip(*sides)]
-    if keep_all and max(longest) > LONGEST:
+    if keep_all and limit and max(longest) > limit:
         for path, side in zip(chunk.paths, sides):
             for number, pieces in enumerate(side, start=chunk.first):
-                if len(pieces) > LONGEST:
+                if len(pieces) > limit:
                     raise DataError(
                         f"{path}:{number}: the line has {len(pieces)} subwords, "
-                        f"at most {LONGEST} fit the model"
+                        f"at most {limit} fit the model"
                     )
     kept = [
-        [pieces for pieces, length in zip(side, longest) if length <= LONGEST]
+        [pieces for pieces, size in zip(side, longest) if size <= limit or not limit]
         for side in sides
     ]
     texts = ["".join(" ".join(pieces) + "\n" for pieces in side) for side in kept]

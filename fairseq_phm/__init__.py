@@ -8,7 +8,7 @@ from typing import Any, List
 
 from .errors import DataError
 from .functional import multiplication_rule, phm_linear
-from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
+from .modules import PHMLSTM, PHMEmbedding, PHMLinear, PHMLSTMCell
 from .spec import PHMSpec
 from .substitution import count_parameters, substitute, substitute_lstm
 
@@ -18,6 +18,8 @@ FAIRSEQ_NAMES = {
     "PHMLSTMModel": "models",
     "PHMTransformerClassifier": "models",
     "PHMTransformerConfig": "models",
+    "PHMTransformerLanguageModel": "models",
+    "PHMTransformerLanguageModelConfig": "models",
     "PHMTransformerModel": "models",
     "TSVClassificationTask": "tasks",
 }
@@ -26,6 +28,7 @@ FAIRSEQ_NAMES = {
 __version__ = "0.1.0"
 __all__ = [
     "DataError",
+    "PHMEmbedding",
     "PHMLSTM",
     "PHMLSTMCell",
     "PHMLinear",

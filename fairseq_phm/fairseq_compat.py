@@ -6,6 +6,7 @@ import argparse
 import functools
 import logging
 import os
+from types import ModuleType, SimpleNamespace
 from typing import Any, Callable
 
 import numpy as np
@@ -22,6 +23,7 @@ def prepare_fairseq(package: str) -> None:
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     allow_fairseq_checkpoints()
     import_user_dir_once(package)
+    name_types_of_numpy_1()
     warn_of_optimizers_that_scale()
 
 
@@ -59,6 +61,28 @@ def import_user_dir_once(package: str) -> None:
 
     memo = getattr(utils.import_user_module, "memo", ())
     utils.import_user_module.memo = ImportedUserDirs(memo)
+
+
+class NumPy1(ModuleType):
+    """NumPy, and the one name of NumPy 1 that fairseq's data sets ask for."""
+
+    compat = SimpleNamespace(long=int)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+def name_types_of_numpy_1() -> None:
+    """Let fairseq's data sets ask for ``np.compat.long``, which NumPy 2 has not.
+
+    Without it, language models cannot read one sentence a sample
+    (``--sample-break-mode eos``), which generation needs.
+    """
+    from fairseq.data import language_pair_dataset, token_block_dataset
+
+    if not hasattr(np, "compat"):
+        for module in (language_pair_dataset, token_block_dataset):
+            module.np = NumPy1("numpy")
 
 
 def warn_of_optimizers_that_scale() -> None:

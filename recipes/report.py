@@ -34,7 +34,10 @@ HEAD = """# Results
 Made by `python -m recipes.report` from `recipes/results`: the JSON lines of the runs,
 with flags, seconds, hardware, versions and commit of each, and the notes.
 """
-SETTINGS = ("size", "languages", "data", "updates", "epochs", "beam", "lenpen")
+SETTINGS = (
+    "size", "languages", "data", "updates", "epochs", "beam", "lenpen",
+    "tokens_per_sample",
+)  # fmt: skip
 """Runs that differ in one of these are in different tables."""
 
 MEANS = ("factors", "weights", "none", "")
@@ -59,9 +62,9 @@ class Table:
         return [run for runs in self.rows.values() for run in runs]
 
     @property
-    def translates(self) -> bool:
-        """Whether this is a table of translations."""
-        return _task(self.runs[0]) == "translation"
+    def task(self) -> str:
+        """A key of :data:`COLUMNS`."""
+        return _task(self.runs[0])
 
     @property
     def means(self) -> List[str]:
@@ -191,8 +194,7 @@ def picture(table: Table) -> bytes:
     """Draw the table as an SVG picture, see :func:`recipes.driver.figures.draw`."""
     from .driver.figures import Drawn, draw  # matplotlib is slow to import
 
-    score = "bleu_intl" if table.translates else "accuracy"
-    parameters = "parameters" if table.translates else "encoder_parameters"
+    parameters, score, *words = DRAWN[table.task]
     models = [
         Drawn(
             model,
@@ -210,11 +212,6 @@ def picture(table: Table) -> bytes:
         for (model, mean), runs in table.rows.items()
         if mean == table.means[0]
     ]
-    words = (
-        ("parameters without embeddings", "BLEU, international tokenisation")
-        if table.translates
-        else ("parameters of the encoder", "test accuracy, %")
-    )
     title = _title(table)
     if len(table.means) > 1:
         title += f", mean of {table.means[0]}"
@@ -289,18 +286,46 @@ COLUMNS: Dict[str, Dict[str, Callable[[List[Run]], str]]] = {
         "training s": _seconds("training_seconds"),
         "decoding s": _seconds("decoding_seconds"),
     },
+    "language model": {
+        "parameters": lambda runs: f"{runs[0]['parameters']:,}",
+        "total": lambda runs: f"{runs[0]['total_parameters']:,}",
+        "runs": lambda runs: str(len(runs)),
+        "perplexity per subword": _each("perplexity"),
+        "per word": _each("word_perplexity"),
+        "training s": _seconds("training_seconds"),
+    },
 }
+DRAWN = {
+    "classification": (
+        "encoder_parameters", "accuracy", "parameters of the encoder",
+        "test accuracy, %",
+    ),
+    "translation": (
+        "parameters", "bleu_intl", "parameters without embeddings",
+        "BLEU, international tokenisation",
+    ),
+    "language model": (
+        "parameters", "word_perplexity", "parameters without embeddings",
+        "test perplexity per word",
+    ),
+}  # fmt: skip
+"""Of a picture: keys of parameters and score, and what they are called."""
+
 NEEDED = {
     "classification": ("encoder_parameters", "epochs", "accuracy", "valid_accuracy"),
     "translation": (
         "size", "data", "updates", "parameters", "bleu", "bleu_signature", "bleu_intl",
         "chrf", "mean", "beam", "lenpen", "training_seconds", "decoding_seconds",
     ),
+    "language model": (
+        "size", "data", "updates", "parameters", "total_parameters", "perplexity",
+        "word_perplexity", "tokens_per_sample", "training_seconds",
+    ),
 }  # fmt: skip
 
 
 def _main_table(table: Table, style: str) -> str:
-    columns = COLUMNS[_task(table.runs[0])]
+    columns = COLUMNS[table.task]
     rows = []
     for (model, mean), runs in table.rows.items():
         row = {"model": model.name}
@@ -320,7 +345,9 @@ def _title(table: Table) -> str:
 
 def _caption(table: Table) -> str:
     settings = table.settings
-    if not table.translates:
+    if table.task == "language model":
+        return _caption_of_perplexity(table)
+    if table.task == "classification":
         return (
             "Accuracy in per cent, mean ± standard deviation over the seeds; "
             f"{settings['epochs']} epochs, checkpoint of the best validation."
@@ -334,17 +361,32 @@ def _caption(table: Table) -> str:
         )
         parts.append(kind or several)
     parts.append(f"beam {settings['beam']}, length penalty {settings['lenpen']}")
-    hardware = sorted({str(run.get("hardware")) for run in table.runs})
     text = (
         f"{'; '.join(parts)}. Data: {data_text(settings)}. Mean ± standard deviation "
         "over the seeds; parameters without embeddings; p: paired bootstrap of BLEU "
         "against the dense model of the same seed, lowest to highest; BLEU intl: with "
         "the tokenisation of the paper's tool; seconds of a run, validation included, "
-        f"on {' and '.join(hardware)}. BLEU: `{table.runs[0]['bleu_signature']}`."
+        f"on {_hardware(table)}. BLEU: `{table.runs[0]['bleu_signature']}`."
     )
     if settings["size"] != "paper" and any(map(_paper_score, table.rows.values())):
         text += " The paper's columns are of its own size and data."
     return text
+
+
+def _caption_of_perplexity(table: Table) -> str:
+    settings, data = table.settings, table.settings["data"]
+    counts = ", ".join(f"{k} {v:,}" for k, v in data.items() if isinstance(v, int))
+    return (
+        f"Size {settings['size']}; {settings['updates']:,} updates; blocks of "
+        f"{settings['tokens_per_sample']} subwords. Data: lines {counts} (hash "
+        f"{data.get('hash')}). Perplexity of the test set, ends of lines counted; mean "
+        "± standard deviation over the seeds; parameters without embeddings; seconds "
+        f"of a training, validation included, on {_hardware(table)}."
+    )
+
+
+def _hardware(table: Table) -> str:
+    return " and ".join(sorted({str(run.get("hardware")) for run in table.runs}))
 
 
 def data_text(settings: Dict[str, Any]) -> str:

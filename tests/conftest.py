@@ -142,7 +142,12 @@ def texts(tmp_path_factory):
 @pytest.fixture
 def in_process(monkeypatch):
     """Let recipes call fairseq's tools in this process."""
-    from recipes.driver import classification, fairseq_process, translation
+    from recipes.driver import (
+        classification,
+        fairseq_process,
+        language_model,
+        translation,
+    )
 
     def call(command):
         name, arguments = Path(command[0]).name, command[1:]
@@ -178,7 +183,7 @@ def in_process(monkeypatch):
     def run(command, **_):
         return SimpleNamespace(returncode=0, stdout=call(command))
 
-    for module in (fairseq_process, translation, classification):
+    for module in (fairseq_process, translation, classification, language_model):
         monkeypatch.setattr(module, "follow", follow)
     monkeypatch.setattr("data_prep.binarize.subprocess", SimpleNamespace(
         run=run, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT))  # fmt: skip

@@ -470,3 +470,31 @@ def test_benchmark_data(tmp_path, bundle, pair):
     code, _, err = run("--raw", SHARED / bundle, *arguments, "--out", tmp_path)
     assert code == 0, err
     assert manifest(tmp_path)["counts"]["test"] in (1035, 1462)
+
+
+def test_text_of_one_language(tmp_path):
+    """Lines of any length; empty training lines are dropped."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    rng = random.Random(1)
+    for split, size in SIZES.items():
+        rows = [rng.choices("abcdefghij", k=rng.randint(2, 8)) for _ in range(size)]
+        rows[0] = rows[0] * 1500
+        text = "".join(" ".join(row) + "\n" for row in rows)
+        with gzip.open(raw / f"{split}.txt.gz", "wt") as file:
+            file.write(text + "\n" * (split == "train"))
+    declared = tmp_path / "my.toml"
+    lines = ['title = "mine"', 'kind = "text"', 'languages = ["txt"]', "subwords = 40"]
+    declared.write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    code, said, error = run(declared, "--raw", raw, "--out", out)
+    assert code == 0, error
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["counts"] == SIZES and manifest["dropped"] == {"empty": 1}
+    assert {"dict.txt", "train.bin", "valid.idx", "test.bin"} <= set(
+        path.name for path in (out / "bin").iterdir()
+    )
+    assert manifest["steps"]["bin"]["test.txt"]["lines"] == SIZES["test"]
+    declared.write_text("\n".join(lines).replace('"txt"', '"xx", "yy"') + "\n")
+    code, _, error = run(declared, "--raw", raw, "--out", out)
+    assert code == 1 and "a text needs one language" in error

@@ -75,6 +75,8 @@ def test_flags():
         widths = f"--phm-attention-dim {attention} --encoder-ffn-embed-dim {ffn}"
         assert f"{widths} --decoder-ffn-embed-dim {ffn}" in flags(text)
     assert "--phm-attention-dim 1024" in flags("quaternion-wide", "phm_transformer")
+    lm = flags("dense/4", "phm_transformer_lm_tiny")
+    assert lm.endswith("--phm-attention-dim 32 --decoder-ffn-embed-dim 128")
     for text, arch, message in (
         ("dense/64", "phm_transformer_tiny", "dense/64: 64 does not divide the inner"),
         ("4-wide", "phm_lstm", "4-wide: no other inner widths are known for phm_lstm"),
@@ -89,7 +91,7 @@ def test_widths_are_those_of_the_architectures(arch):
         pass
 
     ARCH_CONFIG_REGISTRY[arch](Args)
-    for side in ("encoder", "decoder"):
+    for side in ("encoder", "decoder")["_lm" in arch :]:
         found = [
             getattr(Args, f"{side}_{name}")
             for name in ("embed_dim", "ffn_embed_dim", "attention_heads")

@@ -17,7 +17,7 @@ from .dispatch import (
     materialize,
     phm_linear,
 )
-from .factored import factored_linear
+from .factored import factored_linear, kronecker_rows
 from .rules import (
     ALGEBRAS,
     STARTS,
@@ -41,6 +41,7 @@ __all__ = [
     "dense_linear",
     "factored_linear",
     "fast_products",
+    "kronecker_rows",
     "kronecker_sum",
     "kronecker_sums",
     "low_rank_blocks",

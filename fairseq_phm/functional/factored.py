@@ -71,3 +71,35 @@ def factored_linear(
         return output
     output = output.narrow(-1, start - first * height, stop - start)
     return output if bias is None else output + bias
+
+
+def kronecker_rows(rule: Optional[Tensor], blocks: Tensor, rows: Tensor) -> Tensor:
+    """Return some rows of H = sum_i kron(A_i, S_i), without H.
+
+    With p = row // (out/n) and a = row % (out/n), part q of a row is
+    sum_i A_i[p, q] S_i[a]: n in multiply-adds a row.
+
+    Args:
+        rule: (n, n, n), ``rule[i]`` = A_i; None for n = 1.
+        blocks: (n, out/n, in/n), ``blocks[i]`` = S_i.
+        rows: (...) of whole numbers below out.
+
+    Returns:
+        Tensor (..., in).
+
+    >>> rule, blocks = torch.randn(2, 2, 2), torch.randn(2, 3, 4)
+    >>> H = sum(torch.kron(rule[i], blocks[i]) for i in range(2))
+    >>> rows = torch.tensor([[5, 0], [2, 5]])
+    >>> kronecker_rows(rule, blocks, rows).allclose(H[rows])
+    True
+    """
+    n, height, width = blocks.shape
+    index = rows.reshape(-1)
+    if rule is None:
+        vectors = blocks[0].index_select(0, index)
+    else:
+        part = torch.div(index, height, rounding_mode="floor")
+        found = blocks.index_select(1, index - part * height)  # (i, row, column)
+        mixing = rule.index_select(1, part)  # (i, row, q)
+        vectors = torch.bmm(mixing.permute(1, 2, 0), found.transpose(0, 1))
+    return vectors.reshape(rows.shape + (n * width,))

@@ -3,6 +3,10 @@
 from .classifier import PHMLSTMClassifier, PHMTransformerClassifier
 from .phm_lstm import PHMLSTMConfig, PHMLSTMModel
 from .phm_transformer import PHMTransformerConfig, PHMTransformerModel
+from .phm_transformer_lm import (
+    PHMTransformerLanguageModel,
+    PHMTransformerLanguageModelConfig,
+)
 
 __all__ = [
     "PHMLSTMClassifier",
@@ -10,5 +14,7 @@ __all__ = [
     "PHMLSTMModel",
     "PHMTransformerClassifier",
     "PHMTransformerConfig",
+    "PHMTransformerLanguageModel",
+    "PHMTransformerLanguageModelConfig",
     "PHMTransformerModel",
 ]

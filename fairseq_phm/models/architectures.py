@@ -13,6 +13,7 @@ from typing import Any, Callable, ContextManager, Dict, Mapping
 
 from fairseq.models import register_model_architecture
 from fairseq.models.transformer.transformer_legacy import base_architecture
+from fairseq.models.transformer_lm import base_lm_architecture
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 BASE: Dict[str, Any] = {}
@@ -59,6 +60,21 @@ SIZES = {
     "_small": SMALL,
     "_tiny": TINY,
     "_wide": WIDE,
+}
+LM_SIZES: Dict[str, Dict[str, Any]] = {
+    "": {},
+    "_small": {
+        "decoder_embed_dim": 256,
+        "decoder_ffn_embed_dim": 512,
+        "decoder_layers": 3,
+        "decoder_attention_heads": 4,
+    },
+    "_tiny": {
+        "decoder_embed_dim": 128,
+        "decoder_ffn_embed_dim": 512,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+    },
 }
 FAMILIES: Dict[str, Dict[str, Any]] = {
     "phm": {},
@@ -129,3 +145,24 @@ def register_transformers() -> None:
         ending: partial(set_defaults, defaults=size) for ending, size in SIZES.items()
     }
     register_architectures("phm_transformer", sizes)
+
+
+def phm_transformer_lm(args: Any, defaults: Mapping[str, Any] = LM_SIZES[""]) -> None:
+    """Set a language model's options that ``args`` does not hold.
+
+    Args:
+        args: a namespace or a hydra DictConfig.
+        defaults: one of :data:`LM_SIZES`; the base size is 512/2048, 8 heads, 6 layers.
+    """
+    fill(args, dict(defaults))
+    with writable(args):
+        base_lm_architecture(args)
+
+
+def register_language_models() -> None:
+    """Register phm_transformer_lm and quaternion_transformer_lm in every size."""
+    sizes = {
+        ending: partial(phm_transformer_lm, defaults=size)
+        for ending, size in LM_SIZES.items()
+    }
+    register_architectures("phm_transformer_lm", sizes)

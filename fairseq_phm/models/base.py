@@ -5,7 +5,7 @@ A model names its ``config`` and its ``substitution``, see :class:`PHMModel`.
 
 import argparse
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any, Callable, Dict, Optional, Type, get_type_hints
+from typing import Any, Callable, Dict, Mapping, Optional, Type, get_type_hints
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
@@ -13,6 +13,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from ..checkpoint import fit_shared_rules
+from ..modules import PHMEmbedding
 from ..modules.lstm import GATES
 from ..spec import PHMSpec
 from ..substitution.scopes import DEFAULT_SHARE_RULE, FORMER_NAMES, SHARE_RULE
@@ -96,6 +97,51 @@ class PHMAttentionOptions(PHMOptions):
         with writable(args):
             args.phm_share_rule = DEFAULT_SHARE_RULE
         return True
+
+
+@dataclass
+class PHMTransformerOptions(PHMAttentionOptions):
+    """The options of :func:`fairseq_phm.substitute` that need no encoder."""
+
+    phm_attention_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the attention projections, which are a third of the base "
+            "model's linear weights in each encoder layer and half in each decoder "
+            "layer; wins over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect "
+            "on speed"
+        },
+    )
+    phm_ffn_n: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "n of the feed-forward projections, the other linear weights; wins "
+            "over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
+        },
+    )
+    phm_fuse_qkv: bool = field(
+        default=False,
+        metadata={
+            "help": "one PHM layer for q, k and v of self-attention (3d x d), one for "
+            "k and v of cross-attention (2d x d), as in the paper's text: saves 2 n^3 "
+            "and n^3 parameters a block; building the weights costs somewhat more time"
+        },
+    )
+    phm_attention_dim: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "inner width of attention (outputs of q, k and v), the embedding "
+            "width by default; parameters and time of attention grow with it"
+        },
+    )
+    phm_embeddings: int = field(
+        default=0,
+        metadata={
+            "help": "n of the token embeddings and the output projection: 1/n of their "
+            "weights, padded to a multiple of n words; building the weight of the "
+            "output projection costs some time. 0: dense"
+        },
+    )
 
 
 @dataclass
@@ -196,16 +242,32 @@ class PHMModel:
             ValueError: different rules for layers that share one in this model, because
                 ``--phm-share-rule`` says so.
         """
+        words = _entries_of_embeddings(self, state_dict)
+        layers = {key: state_dict[key] for key in state_dict if key not in words}
         fitted = fit_shared_rules(
-            self, state_dict, self.share_rule, self.may_separate_rules
+            self, layers, self.share_rule, self.may_separate_rules
         )
-        return super().load_state_dict(fitted, *args, **kwargs)
+        return super().load_state_dict({**fitted, **words}, *args, **kwargs)
+
+
+def _entries_of_embeddings(
+    model: nn.Module, state_dict: Mapping[str, Tensor]
+) -> Dict[str, Tensor]:
+    """Return those of PHM embeddings, whose rules no layer shares."""
+    starts = tuple(
+        f"{path}."
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, PHMEmbedding)
+    )
+    return {k: value for k, value in state_dict.items() if k.startswith(starts)}
 
 
 def refuse_quant_noise(config: Any) -> None:
     """Raise ValueError when quant-noise is on, which needs dense weights."""
     noise = getattr(config, "quant_noise", None)
-    if noise is not None and max(noise.pq, noise.scalar) > 0:
+    values = [getattr(noise, name, 0) for name in ("pq", "scalar")]
+    values += [getattr(config, f"quant_noise_{name}", 0) for name in ("pq", "scalar")]
+    if max(values) > 0:
         raise ValueError(
             "quant-noise does not work with PHM layers: "
             "drop --quant-noise-pq and --quant-noise-scalar"

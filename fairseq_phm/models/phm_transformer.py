@@ -1,7 +1,7 @@
 """``phm_transformer``: fairseq's Transformer with PHM layers in attention and FFN."""
 
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from dataclasses import dataclass
+from typing import Any
 
 from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
@@ -9,47 +9,15 @@ from fairseq.tasks import FairseqTask
 
 from ..substitution import substitute
 from .architectures import phm_transformer, register_transformers
-from .base import PHMAttentionOptions, PHMModel, PHMStackOptions
+from .base import PHMModel, PHMStackOptions, PHMTransformerOptions
 
 
 @dataclass
-class PHMTransformerConfig(PHMAttentionOptions, PHMStackOptions, TransformerConfig):
+class PHMTransformerConfig(PHMTransformerOptions, PHMStackOptions, TransformerConfig):
     """fairseq's TransformerConfig and what the PHM layers add.
 
     The options of :func:`fairseq_phm.substitute`, with the prefix ``phm_``.
     """
-
-    phm_attention_n: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "n of the attention projections, which are a third of the base "
-            "model's linear weights in each encoder layer and half in each decoder "
-            "layer; wins over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect "
-            "on speed"
-        },
-    )
-    phm_ffn_n: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "n of the feed-forward projections, the other linear weights; wins "
-            "over --phm-encoder-n, --phm-decoder-n and --phm-n; no effect on speed"
-        },
-    )
-    phm_fuse_qkv: bool = field(
-        default=False,
-        metadata={
-            "help": "one PHM layer for q, k and v of self-attention (3d x d), one for "
-            "k and v of cross-attention (2d x d), as in the paper's text: saves 2 n^3 "
-            "and n^3 parameters a block; building the weights costs somewhat more time"
-        },
-    )
-    phm_attention_dim: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "inner width of attention (outputs of q, k and v), the embedding "
-            "width by default; parameters and time of attention grow with it"
-        },
-    )
 
 
 @register_model("phm_transformer")
@@ -78,7 +46,17 @@ class PHMTransformerModel(PHMModel, TransformerModelBase):
     def build_dense(
         cls, config: PHMTransformerConfig, args: Any, task: FairseqTask
     ) -> TransformerModelBase:
-        """Build fairseq's Transformer."""
+        """Build fairseq's Transformer.
+
+        Raises:
+            ValueError: pretrained embeddings, which PHM embeddings would replace.
+        """
+        paths = (config.encoder.embed_path, config.decoder.embed_path)
+        if config.phm_embeddings > 1 and any(paths):
+            raise ValueError(
+                "--phm-embeddings start at random: drop --encoder-embed-path and "
+                "--decoder-embed-path"
+            )
         return super().build_dense(config, config, task)
 
 

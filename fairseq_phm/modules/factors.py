@@ -117,6 +117,20 @@ class Factors(nn.Module):
         self.register_parameter("rule", _of_type(rule, dtype))
         self._tied = ("rule",)
 
+    def _share(self, source: "Factors") -> None:
+        """Hold the factors and sizes of another layer, with its learning rate."""
+        self.in_features = source.in_features
+        self.n = source.n
+        self.rank = source.rank
+        self.rule_rank = source.rule_rank
+        self.rule_lr = source.rule_lr
+        self._products = source._products
+        for name in FACTORS:
+            if name in source._buffers:
+                self.register_buffer(name, source._buffers[name])
+            elif name in BLOCKS or name in source._parameters:
+                self.register_parameter(name, source._parameters.get(name))
+
     def untie_rule(self) -> None:
         """Replace a shared rule by a copy of its own."""
         for held in (*RULES, *SCALED.values()):

@@ -20,7 +20,7 @@ from ..functional.dispatch import CP, FACTORED, WEIGHT
 from ..functional.tracing import is_autocasting, is_plain, is_tracing
 from ..spec import PHMSpec
 from .cache import WeightCache
-from .factors import BLOCKS, FACTORS, SCALED, STORED, Factors
+from .factors import SCALED, STORED, Factors
 
 
 class PHMLinear(Factors):
@@ -153,7 +153,12 @@ class PHMLinear(Factors):
         if path == FACTORED:
             return factored_linear(input, self.full_rule(), self.blocks, bias, *rows)
         if path == CP:
-            return cp_linear(input, *self._cp_factors(), self.blocks, bias)
+            factors, (start, stop) = self._cp_factors(), rows
+            if stop - start == self.n * self.blocks.size(1):
+                return cp_linear(input, *factors, self.blocks, bias)
+            products = cp_linear(input, *factors, self.blocks)
+            products = products.narrow(-1, start, stop - start).contiguous()
+            return products if bias is None else products + bias
         return dense_linear(input, weight(), bias)
 
     @torch.jit.unused
@@ -176,9 +181,9 @@ class PHMLinear(Factors):
         path = choose_path(*sizes, self.rule_rank)
         if path == WEIGHT and self._products and self._rule_is_unedited():
             path = choose_path(*sizes, self._products[0].size(1))
-        whole = stop - start == self.n * self.blocks.size(1)
-        if path == CP and not whole:  # all products would be computed for a few rows
-            path = WEIGHT
+        height = self.blocks.size(1)
+        if path == CP and stop - start <= (self.n - 1) * height:
+            path = WEIGHT  # all products would be computed for a few rows
         return path
 
     @torch.jit.unused
@@ -250,23 +255,13 @@ class PHMLinearRows(PHMLinear):
     attention module goes on calling three.
     """
 
-    def __init__(self, fused: PHMLinear, start: int, stop: int, tied: bool) -> None:
+    def __init__(self, fused: Factors, start: int, stop: int, tied: bool) -> None:
         nn.Module.__init__(self)
-        self.in_features = fused.in_features
         self.out_features = stop - start
-        self.n = fused.n
-        self.rank = fused.rank
-        self.rule_rank = fused.rule_rank
-        self.rule_lr = fused.rule_lr
-        self._products = fused._products
+        self._share(fused)
         self._rows = (start, stop)
         self._start = ""
         self._cache = WeightCache()
-        for name in FACTORS:
-            if name in fused._buffers:
-                self.register_buffer(name, fused._buffers[name])
-            elif name in BLOCKS or name in fused._parameters:
-                self.register_parameter(name, fused._parameters.get(name))
         self.bias = (
             None
             if fused.bias is None

@@ -6,7 +6,7 @@ from typing import Dict, Iterable
 
 from torch import nn
 
-from ..modules import PHMLinear, WordVectors
+from ..modules import PHMEmbedding, PHMLinear, WordVectors
 from .projections import find_projections
 
 
@@ -34,7 +34,7 @@ def count_parameters(model: nn.Module) -> Dict[str, int]:
     embeddings = [
         parameter
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Embedding, WordVectors))
+        if isinstance(module, (nn.Embedding, PHMEmbedding, WordVectors))
         or name.rpartition(".")[2] in ("output_projection", "adaptive_softmax")
         for parameter in module.parameters()
     ]

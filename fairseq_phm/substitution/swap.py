@@ -24,6 +24,7 @@ from ..modules import DenseLinear, PHMLinear, PHMLinearRows
 from ..spec import PHMSpec
 from .projections import FAIRSEQ_PROJECTIONS, Projection, find_projections
 from .scopes import DEFAULT_SHARE_RULE, check_share_rule, scope
+from .vocabulary import Vocabulary, find_vocabularies
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def substitute(
     share_rule: str = DEFAULT_SHARE_RULE,
     fuse_qkv: bool = False,
     attention_dim: Optional[int] = None,
+    embeddings: int = 0,
     projections: Mapping[str, Sequence[str]] = FAIRSEQ_PROJECTIONS,
     **options: Any,
 ) -> nn.Module:
@@ -47,7 +49,7 @@ def substitute(
     Each layer starts with the standard deviation of the weight that it replaces and
     with a copy of its bias; fairseq's attention becomes :class:`Attention`, also where
     n = 1. Nothing is changed when an argument does not fit.
-    Embeddings, LayerNorm and the output projection stay dense.
+    LayerNorm stays dense, and so do embeddings and output projection by default.
 
     Args:
         model: a built model of fairseq, or any other whose projections are named.
@@ -60,6 +62,9 @@ def substitute(
         fuse_qkv: q, k, v of self-attention become one PHM layer (3d x d), k and v of
             cross-attention one (2d x d): fewer rules and one larger mixing of outputs.
         attention_dim: inner width of attention (outputs of q, k, v); None keeps it.
+        embeddings: n of the token embeddings and the output projection, which become
+            :class:`PHMEmbedding` and a layer tied to it if the dense ones are tied,
+            with rules of their own and fairseq's start; 0 or 1 leaves them dense.
         projections: kinds of sublayers and names of their projections, see
             :func:`find_projections`; ``maps`` is its former name.
         options: the other fields of :class:`PHMSpec`; a rule that is a tensor is
@@ -71,7 +76,9 @@ def substitute(
     Raises:
         ValueError: no projection found; sizes that n does not divide (the path is
             named); an unknown rule or ``share_rule``; ``rule_rank`` with a given rule;
-            a projection under quant-noise or FSDP.
+            a projection under quant-noise or FSDP; ``embeddings`` with adaptive or
+            character ones, in a model that has not fairseq's names, or with
+            ``share_rule="model"``.
     """
     projections = options.pop("maps", projections)
     spec = PHMSpec.of(n, **options)
@@ -85,13 +92,32 @@ def substitute(
     _check_rule(spec)
     found = _find(model, projections)
     swaps = _plan(found, spec_of, share_rule, fuse_qkv, attention_dim)
+    of_words = spec.with_n(embeddings)
+    vocabularies = _find_vocabularies(model, of_words, share_rule)
     count = _apply(swaps, found)
+    for vocabulary in vocabularies:
+        vocabulary.replace(of_words)
     if attention_dim is not None:
         for attention in {one.parent for one in found if one.kind != "ffn"}:
             _set_inner_width(attention, attention_dim)
     _adopt(model)
     logger.info("PHM layers replace %d of %d projections", count, len(found))
     return model
+
+
+def _find_vocabularies(
+    model: nn.Module, spec: PHMSpec, share_rule: str
+) -> List[Vocabulary]:
+    """List the embeddings and output projections to replace, all of them checked."""
+    if spec.n in (0, 1):
+        return []
+    if share_rule == "model":
+        raise ValueError(
+            "embeddings have rules of their own: share_rule 'stack', not 'model'"
+        )
+    if not is_start(spec.rule):
+        make_rule(spec.rule, spec.n)
+    return find_vocabularies(model, spec)
 
 
 @dataclass(frozen=True)

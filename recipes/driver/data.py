@@ -21,7 +21,7 @@ class Data:
     Args:
         source: what the options say of it.
         folder: of the experiment.
-        kind: ``parallel`` or ``table``.
+        kind: ``parallel``, ``text`` or ``table``.
 
     Raises:
         DataError, OSError: there is no such data set, or a file is missing.
@@ -48,16 +48,16 @@ class Data:
             found = prepare(self.set, self.folder, self.raw)
             counts = {"dropped": sum(found["dropped"].values()), **found["counts"]}
             counted = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-            what = "Sentence pairs" if self.set.kind == "parallel" else "Rows"
-            print(f"{what}: {counted}", flush=True)
+            what = {"parallel": "Sentence pairs", "text": "Lines"}
+            print(f"{what.get(self.set.kind, 'Rows')}: {counted}", flush=True)
         elif not manifest.is_file():
             raise RunError(f"no {manifest}: run --stage prepare first")
 
     @property
     def summary(self) -> Dict[str, Any]:
-        """Number of pairs or rows by split, and a hash of what is trained on."""
+        """Number of pairs, lines or rows by split, and a hash of what is trained on."""
         manifest = read_json(self.folder / "manifest.json")
-        last = "encoded" if self.set.kind == "parallel" else "clean"
+        last = "clean" if self.set.kind == "table" else "encoded"
         hashes = manifest["steps"][last]["sha256"]
         return {**manifest["counts"], "hash": digest(sorted(hashes.items()))}
 

@@ -41,7 +41,10 @@ WIDTHS: Dict[str, Widths] = {
         "_tiny": Widths(128, 512, 4),
     }.items()
 }
-"""What the architectures have, by name."""
+LM = "phm_transformer_lm"
+for ending in ("", "_small", "_tiny"):
+    WIDTHS[LM + ending] = WIDTHS[f"phm_transformer{ending}"]
+"""What the architectures have, by name; language models have a decoder only."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class Model:
         ffn = ffn * (1 + self.wide) // self.narrow
         attention = attention * (1 + self.wide) // self.narrow
         options["phm_attention_dim"] = attention
-        for side in ("encoder", "decoder"):
+        for side in ("encoder", "decoder")[arch.startswith(LM) :]:
             options[f"{side}_ffn_embed_dim"] = ffn
         return options
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Tuple
 
 from data_prep import LANGUAGES, SPLITS, DataError
 
-from .models import DENSE, Model
+from .models import DENSE, LM, Model
 from .settings import (
     QUALITY_MODELS,
     ROOT,
@@ -24,6 +24,7 @@ from .settings import (
     VIEWS,
     Classification,
     Experiment,
+    LanguageModel,
     Machine,
     Quality,
     QualityReport,
@@ -98,6 +99,27 @@ def parse_quality(arguments: Sequence[str]) -> Union[Quality, QualityReport]:
         **_shared(given), training=training, search=_search(given), lrs=tuple(lrs),
         views=tuple(given.views), validations=given.validations, rounds=given.rounds,
     )  # fmt: skip
+
+
+def parse_language_model(arguments: Sequence[str]) -> LanguageModel:
+    """Read the options of language models; those that cannot be end the program."""
+    parser = _language_model_parser()
+    given = _parse(parser, arguments, "text")
+    if not given.raw:
+        parser.error("--raw FOLDER is needed")
+    size = SIZES[given.size]
+    given.arch = given.arch or size.arch.replace("phm_transformer", LM)
+    if not given.arch.startswith(LM):
+        parser.error(f"--arch {given.arch}: {LM}, or that with _small or _tiny")
+    given.name = given.name or given.raw.absolute().name
+    given.lines = size.lines if given.lines is None else given.lines
+    given.vocab_size = given.vocab_size or size.vocab_size
+    _check_models(parser, given.models, given.arch)
+    shared = _shared(given)
+    shared["source"] = replace(shared["source"], languages=("txt",))
+    return LanguageModel(
+        **shared, training=_training(given), tokens_per_sample=given.tokens_per_sample
+    )
 
 
 def parse_classification(arguments: Sequence[str]) -> Classification:
@@ -196,6 +218,35 @@ def _quality_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _language_model_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "language_model",
+        "Prepares a text, trains Transformer language models with PHM layers and their "
+        "dense twin, and prints the perplexity of the test set, by subwords and by "
+        "words.",
+        "tiny is a dry run of all stages: the first lines of the data, few updates.",
+    )
+    parser.set_defaults(data_set=None)
+    _add_raw(parser, "train.txt, valid.txt (or dev.txt) and test.txt")
+    parser.add_argument("--name", help="of the experiment; default: the folder's")
+    sizes = [name for name in SIZES if name != "paper"]
+    parser.add_argument(
+        "--size", default="small", choices=sizes, help="of models and training"
+    )
+    _add_runs(parser, ["dense", "4"], [1])
+    _add_wide(parser)
+    _add_stages(parser, ("prepare", "train", "score"))
+    size = _add_size(parser)
+    size("--lr", type=float, help="peak learning rate")
+    size("--save-interval", type=int, help="updates between checkpoints")
+    parser.add_argument(
+        "--tokens-per-sample", type=int, default=256,
+        help="subwords of a block; the text is cut into blocks across its lines",
+    )  # fmt: skip
+    _add_machine(parser)
+    return parser
+
+
 def _classification_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "classification",
@@ -291,8 +342,12 @@ def _add_size(parser: argparse.ArgumentParser) -> Callable[..., argparse.Action]
     add("--warmup-updates", type=int, help="updates of rising learning rate")
     add("--max-tokens", type=int, help="tokens in a batch, of its longer side")
     add("--vocab-size", type=int, help="subwords, shared by both sides")
-    add("--layers", type=int, help="of the encoder and of the decoder, each")
-    add("--lines", type=int, help="training pairs; a tenth for the rest; 0: all")
+    add("--layers", type=int, help="of each stack, encoder and decoder")
+    add(
+        "--lines",
+        type=int,
+        help="training lines; a tenth for the rest; 0: all",
+    )
     return add
 
 
@@ -346,7 +401,7 @@ def _parse(
     None.
 
     Args:
-        kind: of the data set, ``parallel`` or ``table``.
+        kind: of the data set, ``parallel``, ``text`` or ``table``.
         as_published: take note of the published experiment, whose settings are the
             defaults with ``--size paper``.
     """
@@ -513,6 +568,7 @@ def _search(given: argparse.Namespace) -> Search:
 PARSERS: Dict[str, Callable[[Sequence[str]], object]] = {
     "translation": parse_translation,
     "classification": parse_classification,
+    "language_model": parse_language_model,
     "quality": parse_quality,
 }
 

@@ -165,6 +165,14 @@ class Translation(Experiment):
 
 
 @dataclass(frozen=True)
+class LanguageModel(Experiment):
+    """An experiment with Transformers that predict the next subword of a text."""
+
+    training: Training
+    tokens_per_sample: int  # length of the blocks that the text is cut into
+
+
+@dataclass(frozen=True)
 class Quality(Translation):
     """The quality benchmark: learning rates are searched, lengths follow throughput."""
 

@@ -1,0 +1,166 @@
+"""Trains PHM language models and their dense twin, and tests them by perplexity."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+from data_prep.text import read_lines
+
+from ..report import tables
+from .data import Data
+from .fairseq_process import follow, load_parameters
+from .hardware import check_machine, precision_flags, threads_of_a_job
+from .options import parse_language_model, program
+from .run import USER_DIR, Run, runs_of
+from .settings import LanguageModel
+from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
+from .training_log import lowest_loss
+from .translation import NEVER, without_phm
+
+
+def main() -> None:
+    """Run the recipe for language models."""
+    experiment = parse_language_model(sys.argv[1:])
+    with errors_in_one_line(program("language_model")):
+        check_machine(experiment.machine)
+        data = Data(experiment.source, experiment.folder, "text")
+        runs = runs_of(LanguageModelRun, experiment, data)
+        in_threads(Run.go, runs, experiment.machine.jobs)
+        if "score" in experiment.stages:
+            print("\n" + "\n\n".join(tables([read_json(run.result) for run in runs])))
+
+
+@dataclass(frozen=True)
+class LanguageModelRun(Run):
+    """A language model, from training to perplexity.
+
+    The checkpoint with the lowest validation loss is tested.
+    """
+
+    data: Data
+    experiment: LanguageModel
+
+    task = "language model"
+
+    @property
+    def flags(self) -> List[str]:
+        """Of fairseq-train, for model, task and training."""
+        experiment, training = self.experiment, self.experiment.training
+        extra = experiment.extra
+        depth = ["--decoder-layers", str(training.layers)] if training.layers else []
+        return [
+            *self.model.flags(training.arch), "--seed", str(self.seed), *depth,
+            *self.task_flags, "--share-decoder-input-output-embed", "--dropout", "0.1",
+            "--optimizer", "adam", "--lr", str(training.lr),
+            "--warmup-updates", str(training.warmup_updates),
+            "--max-tokens", str(training.max_tokens),
+            *shlex.split(training.schedule.format(updates=training.updates)),
+            *precision_flags(experiment.machine),
+            *(without_phm(extra) if self.model.family == "dense" else extra),
+        ]  # fmt: skip
+
+    @property
+    def task_flags(self) -> List[str]:
+        """Of fairseq-train and fairseq-eval-lm: blocks of the text."""
+        length = str(self.experiment.tokens_per_sample)
+        return [
+            "--task", "language_modeling", "--sample-break-mode", "none",
+            "--tokens-per-sample", length,
+        ]  # fmt: skip
+
+    @property
+    def training_arguments(self) -> List[str]:
+        """Of fairseq-train, but for the machine, the folder and the length."""
+        interval = str(self.experiment.training.save_interval)
+        return [
+            str(self.data.folder / "bin"), *USER_DIR, "--num-workers", "0",
+            "--required-batch-size-multiple", "1", "--log-interval", "20",
+            "--save-interval-updates", interval, "--keep-interval-updates", "1",
+            "--validate-interval-updates", interval,
+            "--save-interval", NEVER, "--validate-interval", NEVER, *self.flags,
+        ]  # fmt: skip
+
+    @property
+    def length(self) -> Dict[str, int]:
+        """Of the training, in updates."""
+        return {"updates": self.experiment.training.updates}
+
+    @property
+    def settings(self) -> List[Any]:
+        """What the folder is named after."""
+        training = self.experiment.training
+        return [
+            self.data.key, training.updates, training.save_interval,
+            self.experiment.machine.devices, self.flags,
+        ]  # fmt: skip
+
+    @property
+    def later_stages(self) -> List[Stage]:
+        """None: the score needs the checkpoint only."""
+        return []
+
+    @property
+    def checkpoint(self) -> Path:
+        """What is tested."""
+        return self.folder / "checkpoint_best.pt"
+
+    @property
+    def result(self) -> Path:
+        """The line of results."""
+        return self.folder / "result.json"
+
+    def scores(self, training: Dict[str, Any]) -> Dict[str, Any]:
+        """Measure the perplexity of the test set, by subwords and by words.
+
+        Both count the end of a line; a word is what stands between spaces.
+
+        Raises:
+            RunError: not all subwords were evaluated.
+        """
+        bits, tokens = self.evaluate()
+        manifest = read_json(self.data.folder / "manifest.json")
+        expected = manifest["steps"]["bin"]["test.txt"]["tokens"]
+        if tokens != expected:
+            raise RunError(f"{self.folder}: {tokens} of {expected} subwords evaluated")
+        lines = read_lines(self.data.clean / "test.txt")
+        words = sum(len(line.split()) + 1 for line in lines)
+        parameters = load_parameters(self.checkpoint)
+        return {
+            "parameters": parameters["non_embedding"],
+            "total_parameters": parameters["total"],
+            "updates": self.experiment.training.updates,
+            "lr": self.experiment.training.lr,
+            "tokens_per_sample": self.experiment.tokens_per_sample,
+            "validation_loss": lowest_loss(training),
+            "subwords": tokens,
+            "words": words,
+            "perplexity": 2**bits,
+            "word_perplexity": 2 ** (bits * tokens / words),
+        }
+
+    def evaluate(self) -> Tuple[float, int]:
+        """Run fairseq-eval-lm: bits for a subword, and how many were evaluated."""
+        machine = self.experiment.machine
+        command = [
+            sys.executable, "-m", "fairseq_cli.eval_lm", str(self.data.folder / "bin"),
+            *USER_DIR, *self.task_flags, "--path", str(self.checkpoint),
+            "--gen-subset", "test", "--num-workers", "0",
+            "--max-tokens", str(self.experiment.training.max_tokens),
+            "--required-batch-size-multiple", "1", *(["--cpu"] if machine.cpu else []),
+        ]  # fmt: skip
+        log = self.folder / "eval.log"
+        said = "\n".join(follow(command, log, threads_of_a_job(machine)))
+        tokens = re.search(r"Evaluated ([\d,]+) tokens", said)
+        bits = re.search(r"Loss \(base 2\): ([\d.]+)", said)
+        if not (tokens and bits):
+            raise RunError(f"fairseq-eval-lm gave no perplexity, see {log}")
+        return float(bits[1]), int(tokens[1].replace(",", ""))
+
+
+if __name__ == "__main__":
+    main()
