@@ -6,6 +6,7 @@ The only module that knows the keys of rules and blocks; layers themselves store
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from .errors import DataError
 from .files import written_whole
 from .modules import PHMLinear
+from .safe_load import safe_load
 from .spec import RULES
 from .substitution.scopes import PAIRS
 
@@ -26,18 +28,17 @@ OTHER_FACTORS = {"blocks_u": "low-rank blocks", "rule_u": "a rule of CP rank R"}
 
 
 def read_checkpoint(path: Path) -> Dict[str, Any]:
-    """Read a checkpoint of fairseq onto the CPU.
+    """Read a checkpoint of fairseq onto the CPU; nothing in it is run.
 
     Raises:
         DataError: the file cannot be read or is no such checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu")
+        checkpoint = safe_load(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # what pickle raises for other files is of any kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: no checkpoint: {reason}") from None
+        raise DataError(f"{path}: no checkpoint: {_reason(error)}") from None
     model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(model, dict) or not all(map(torch.is_tensor, model.values())):
         raise DataError(f"{path}: no checkpoint of fairseq: it has no 'model'")
@@ -52,6 +53,14 @@ def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:
     """
     with written_whole(path, "wb") as file:
         torch.save(checkpoint, file)
+
+
+def _reason(error: Exception) -> str:
+    """Return one line that says why a file could not be read."""
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if refused:
+        return f"refused: it holds {refused[1]}, which a checkpoint does not need"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class RuleKeys(NamedTuple):
