@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .errors import DataError
 from .files import written_whole
 from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
+from .modules.factors import Factors
 from .safe_load import safe_load
 from .spec import RULES
 from .substitution.scopes import PAIRS
@@ -227,6 +228,8 @@ def _dense_entries(module: nn.Module) -> Dict[str, Tensor]:
     """Return what a dense layer has in the place of a PHM layer; else nothing."""
     if isinstance(module, PHMLinear):
         made = {"weight": module.build_weight(), "bias": module.bias}
+    elif isinstance(module, Factors) and hasattr(module, "num_embeddings"):
+        made = {"weight": module.weight}
     elif isinstance(module, PHMLSTMCell):
         made = {name: getattr(module, name) for name in LSTM_NAMES}
     elif isinstance(module, PHMLSTM):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 from fairseq.data import Dictionary
@@ -57,19 +57,27 @@ def _dictionary(size: int) -> Dictionary:
     return dictionary
 
 
-def rebuild(checkpoint: Mapping[str, Any], path: Path) -> Rebuilt:
+def rebuild(
+    checkpoint: Mapping[str, Any], path: Path, data: Optional[Path] = None
+) -> Rebuilt:
     """Build the model of a checkpoint and load its parameters.
 
     Args:
         checkpoint: of :func:`fairseq_phm.checkpoint.read_checkpoint`.
         path: named in errors.
+        data: folder with the dictionaries; needed only where the sizes of embeddings
+            do not tell those of the vocabularies; default: that of the training.
 
     Raises:
         DataError: an unknown architecture, or parameters that do not fit its options.
     """
     args = model_args(checkpoint, path)
     try:
-        return build(args, *vocabulary_sizes(checkpoint["model"]), checkpoint["model"])
+        sizes = vocabulary_sizes(checkpoint["model"])
+        if None in sizes:
+            found = [load_dictionary(p) for p in dictionary_paths(checkpoint, data)]
+            sizes = len(found[0]), len(found[-1])
+        return build(args, *sizes, checkpoint["model"])
     except (DataError, OSError, RuntimeError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: {reason}") from None
@@ -133,21 +141,69 @@ def _flat(options: Mapping[str, Any]) -> Dict[str, Any]:
     return flat
 
 
-def vocabulary_sizes(state: Mapping[str, Tensor]) -> Tuple[int, int]:
+def vocabulary_sizes(
+    state: Mapping[str, Tensor],
+) -> Tuple[Optional[int], Optional[int]]:
     """Return the sizes of the source and the target vocabulary, from a state dict.
 
-    Raises:
-        DataError: the embeddings are of another kind.
+    A model with one stack has one vocabulary. None stands for embeddings that do not
+    tell: PHM embeddings are padded.
     """
-    sizes = {}
+    sizes: Dict[str, Optional[int]] = {}
     for stack in ("encoder", "decoder"):
         for name in ("embed_tokens", "output_projection", "fc_out"):
             weight = state.get(f"{stack}.{name}.weight")
             if weight is not None:
                 sizes.setdefault(stack, weight.size(0))
-    if "decoder" not in sizes:
-        raise DataError("no embeddings of a known kind: the vocabulary's size is open")
-    return sizes.get("encoder", sizes["decoder"]), sizes["decoder"]
+        if f"{stack}.embed_tokens.blocks" in state:
+            sizes.setdefault(stack, None)
+    decoder = sizes.get("decoder")
+    return sizes.get("encoder", decoder), decoder
+
+
+def dictionary_paths(
+    checkpoint: Mapping[str, Any], data: Optional[Path] = None
+) -> List[Path]:
+    """Return the files of the dictionaries: source and target, or the only one.
+
+    Args:
+        checkpoint: whose task names the languages and the folder.
+        data: another folder than that of the training.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    task = _task(checkpoint)
+    folder = data or Path(str(task.get("data") or ".").split(":")[0])
+    names = [task.get("source_lang"), task.get("target_lang")]
+    files = [f"dict.{name}.txt" for name in names if name] or ["dict.txt"]
+    for name in files:
+        if not (folder / name).is_file():
+            raise DataError(
+                f"{folder / name}: no such dictionary; --data names its folder"
+            )
+    return [folder / name for name in files]
+
+
+def load_dictionary(path: Path) -> Dictionary:
+    """Read a dictionary of fairseq.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return Dictionary.load(str(path))
+    except (OSError, ValueError, RuntimeError, UnicodeError) as error:
+        raise DataError(f"{path}: no dictionary: {str(error)[:80]}") from None
+
+
+def _task(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the options of the task, with its name as ``_name``."""
+    if checkpoint.get("args") is not None:
+        options = dict(vars(checkpoint["args"]))
+        return {"_name": options.get("task", "translation"), **options}
+    task = (checkpoint.get("cfg") or {}).get("task") or {}
+    return dict(vars(task) if isinstance(task, argparse.Namespace) else task)
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -234,9 +290,11 @@ def stock_checkpoint(
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
     if namespace:
-        task = dict(cfg.get("task") or {})
-        task["task"] = task.pop("_name", options.get("task", "translation"))
-        made["args"] = argparse.Namespace(**{**task, **options, "task": task["task"]})
+        task = _task(checkpoint)
+        task["task"] = task.pop("_name", "translation")
+        options.update({k: v for k, v in task.items() if not _is_phm(k)})
+        options.update(arch=dense.args.arch, user_dir=None)
+        made["args"] = argparse.Namespace(**options)
         made["cfg"] = None
     return made
 

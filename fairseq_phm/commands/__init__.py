@@ -96,8 +96,12 @@ def run_command(
     Raises:
         SystemExit: bad arguments, or bad input with one line on stderr.
     """
+    import logging
+
     from ..errors import DataError
 
+    logger = logging.getLogger("fairseq_phm")
+    level = logger.level
     module = import_module(f"fairseq_phm.commands.{name}")
     parser = argparse.ArgumentParser(
         prog=program or f"{PROGRAM} {name}",
@@ -110,11 +114,14 @@ def run_command(
     else:
         options = parser.parse_args(arguments)
     try:
+        logger.setLevel(logging.WARNING)
         module.run(options)
     except DataError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; nothing was written")
+    finally:
+        logger.setLevel(level)
 
 
 def _help_of(path: Path) -> str:

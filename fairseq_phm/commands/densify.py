@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
 
 from ..errors import DataError
 
@@ -11,6 +12,7 @@ DESCRIPTION = (
     "the scores of a PHM checkpoint and loads where the plugin is not installed. The "
     "state of the optimizer is left out."
 )
+DATA_HELP = "folder with the dictionaries (default: that of the training)"
 TOLERANCE = 1e-4
 """Of log-probabilities."""
 
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("input", type=Path, metavar="IN", help="checkpoint of a PHM model")
     add("output", type=Path, metavar="OUT", help="checkpoint to write")
+    add("--data", type=Path, help=DATA_HELP)
     add("--force", action="store_true", help="replace OUT if it exists")
     add(
         "--options", choices=("dictionary", "namespace"), default="dictionary",
@@ -44,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
 
     refuse_existing(options.output, options.force, options.input)
     checkpoint = read_checkpoint(options.input)
-    rebuilt, dense, difference = compared(checkpoint, options.input)
+    rebuilt, dense, difference = compared(checkpoint, options.input, options.data)
     namespace = options.options == "namespace"
     write_checkpoint(stock_checkpoint(checkpoint, dense, namespace), options.output)
     numbers = [
@@ -57,7 +60,9 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
-def compared(checkpoint: dict, path: Path) -> tuple:
+def compared(
+    checkpoint: Dict[str, Any], path: Path, data: Optional[Path] = None
+) -> Tuple[Any, Any, float]:
     """Return the PHM model, the dense one, and their largest difference.
 
     Raises:
@@ -65,7 +70,7 @@ def compared(checkpoint: dict, path: Path) -> tuple:
     """
     from ..rebuild import densified, largest_difference, rebuild
 
-    rebuilt = rebuild(checkpoint, path)
+    rebuilt = rebuild(checkpoint, path, data)
     try:
         dense = densified(rebuilt)
     except (DataError, RuntimeError, ValueError) as error:
