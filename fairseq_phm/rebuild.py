@@ -201,7 +201,7 @@ def _task(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the options of the task, with its name as ``_name``."""
     if checkpoint.get("args") is not None:
         options = dict(vars(checkpoint["args"]))
-        return {"_name": options.get("task", "translation"), **options}
+        return {**options, "_name": options.get("task", "translation")}
     task = (checkpoint.get("cfg") or {}).get("task") or {}
     return dict(vars(task) if isinstance(task, argparse.Namespace) else task)
 
@@ -209,6 +209,11 @@ def _task(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
 def model_name(args: argparse.Namespace) -> str:
     """Return the name of the model whose architecture ``args.arch`` is."""
     return ARCH_MODEL_NAME_REGISTRY.get(args.arch, args.arch)
+
+
+def is_phm(rebuilt: Rebuilt) -> bool:
+    """Return True for the plugin's models, False for fairseq's own."""
+    return model_name(rebuilt.args).startswith(PREFIX)
 
 
 def densified(rebuilt: Rebuilt) -> Rebuilt:
@@ -292,8 +297,8 @@ def stock_checkpoint(
     if namespace:
         task = _task(checkpoint)
         task["task"] = task.pop("_name", "translation")
-        options.update({k: v for k, v in task.items() if not _is_phm(k)})
-        options.update(arch=dense.args.arch, user_dir=None)
+        others = {k: v for k, v in task.items() if not _is_phm(k)}
+        options = {**others, **options, "task": task["task"], "user_dir": None}
         made["args"] = argparse.Namespace(**options)
         made["cfg"] = None
     return made
