@@ -11,8 +11,17 @@ setup(
     license="MIT",
     python_requires=">=3.9",
     packages=find_packages(include=["fairseq_phm", "fairseq_phm.*"]),
-    install_requires=["numpy", "torch>=2.0"],
+    py_modules=["fairseq_phm_cli"],
+    entry_points={"console_scripts": ["fairseq-phm = fairseq_phm_cli:main"]},
+    install_requires=["numpy", "torch>=2.0", "tqdm"],
     extras_require={
+        "export": [
+            "ctranslate2",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "safetensors",
+        ],
         "fairseq": ["fairseq-fixed==0.12.3.1", "sacrebleu", "sentencepiece"],
         "recipes": [
             "babel",
@@ -25,7 +34,6 @@ setup(
             "sentencepiece",
             "tabulate",
             "tomli; python_version < '3.11'",
-            "tqdm",
         ],
         "slurm": ["hydra-submitit-launcher"],
         "test": [

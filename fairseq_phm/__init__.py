@@ -22,8 +22,9 @@ FAIRSEQ_NAMES = {
     "PHMTransformerLanguageModelConfig": "models",
     "PHMTransformerModel": "models",
     "TSVClassificationTask": "tasks",
+    "load_safetensors": "exports.to_safetensors",
 }
-"""What needs fairseq -> the package that has it."""
+"""What needs fairseq -> the package or module that has it."""
 
 __version__ = "0.1.0"
 __all__ = [

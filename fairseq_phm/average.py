@@ -5,7 +5,6 @@ python -m fairseq_phm.average --inputs checkpoints --output checkpoints/averaged
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -14,12 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import torch
 from torch import Tensor
 
-from .checkpoint import (
-    find_rules,
-    read_checkpoint,
-    updates_of,
-    write_checkpoint,
-)
+from .checkpoint import find_rules, read_checkpoint, updates_of
 from .errors import DataError
 from .functional import kronecker_sum
 
@@ -214,45 +208,9 @@ def find_checkpoints(inputs: List[Path], count: int) -> List[Path]:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fairseq_phm.average",
-        description="Writes the mean of several checkpoints of one training, and says "
-        "how far it is from the mean of the weights H of PHM layers.",
-    )
-    add = parser.add_argument
-    add(
-        "--inputs", required=True, nargs="+", type=Path, metavar="FOLDER_OR_FILE",
-        help="checkpoints, or folders with checkpoint_EPOCH_UPDATES.pt "
-        "or checkpointEPOCH.pt",
-    )  # fmt: skip
-    add("--num-checkpoints", type=int, default=8, help="the last so many of a folder")
-    add("--output", required=True, type=Path, help="checkpoint to write")
-    add(
-        "--mean", choices=MEANS, default="factors",
-        help="of rules and blocks, or of the weights that they make (the nearest)",
-    )  # fmt: skip
-    options = parser.parse_args()
-    if options.num_checkpoints < 1:
-        parser.error("--num-checkpoints must be at least 1")
-    if not options.output.absolute().parent.is_dir():
-        parser.error(f"--output {options.output}: no such folder")
-    try:
-        paths = find_checkpoints(options.inputs, options.num_checkpoints)
-        if options.output.exists() and any(map(options.output.samefile, paths)):
-            raise DataError(f"{options.output}: is one of the inputs")
-        made = average(paths, options.mean)
-        write_checkpoint(made.checkpoint, options.output)
-    except DataError as error:
-        sys.exit(f"error: {error}")
-    print(
-        f"{options.output}: mean of {len(paths)} checkpoints, "
-        f"updates {made.updates[0]} to {made.updates[-1]}"
-    )
-    for kind, distances in made.distances.items():
-        print(
-            f"largest |H - mean H| / |mean H|, mean of {kind}: "
-            f"{max(distances.values()):.3g}{' (written)' * (kind == options.mean)}"
-        )
+    from .commands import run_command
+
+    run_command("average", program="python -m fairseq_phm.average")
 
 
 def _check_same(

@@ -6,38 +6,42 @@ The only module that knows the keys of rules and blocks; layers themselves store
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .errors import DataError
 from .files import written_whole
-from .modules import PHMLinear
+from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
+from .modules.factors import Factors
+from .safe_load import safe_load
 from .spec import RULES
 from .substitution.scopes import PAIRS
 
 logger = logging.getLogger(__name__)
 
 RULE, BLOCKS = "rule", "blocks"
+LSTM_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 OTHER_FACTORS = {"blocks_u": "low-rank blocks", "rule_u": "a rule of CP rank R"}
 """Keys of layers that have no full rule or no full blocks -> what they have."""
 
 
 def read_checkpoint(path: Path) -> Dict[str, Any]:
-    """Read a checkpoint of fairseq onto the CPU.
+    """Read a checkpoint of fairseq onto the CPU; nothing in it is run.
 
     Raises:
         DataError: the file cannot be read or is no such checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu")
+        checkpoint = safe_load(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # what pickle raises for other files is of any kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: no checkpoint: {reason}") from None
+        raise DataError(f"{path}: no checkpoint: {_reason(error)}") from None
     model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(model, dict) or not all(map(torch.is_tensor, model.values())):
         raise DataError(f"{path}: no checkpoint of fairseq: it has no 'model'")
@@ -58,6 +62,14 @@ def updates_of(checkpoint: Dict[str, Any]) -> int:
     """Return the number of updates that led to a checkpoint; 0 where it is unknown."""
     history = checkpoint.get("optimizer_history") or [{}]
     return history[-1].get("num_updates", 0)
+
+
+def _reason(error: Exception) -> str:
+    """Return one line that says why a file could not be read."""
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if refused:
+        return f"refused: it holds {refused[1]}, which a checkpoint does not need"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class RuleKeys(NamedTuple):
@@ -186,6 +198,57 @@ def _with_rules_of_pruned_layers(
             if rule is not None:
                 fitted.setdefault(f"{_parent(key)}.{name}", rule)
     return fitted
+
+
+@torch.no_grad()
+def dense_state(model: nn.Module) -> Dict[str, Tensor]:
+    """Return the state dict of the dense model that computes the same.
+
+    Each PHM layer is its weight H (out, in), under the name that ``nn.Linear`` has;
+    each PHM LSTM has the names of ``nn.LSTM``, its one bias and zeros.
+
+    Args:
+        model: with PHM layers; take eval mode, and float32 for exact weights.
+    """
+    state = dict(model.state_dict())
+    dense: Dict[str, Tensor] = {}
+    done: List[str] = []
+    modules = list(model.named_modules(remove_duplicate=False))
+    for path, module in tqdm(modules, "weights", disable=None, leave=False):
+        if any(path.startswith(other) for other in done):
+            continue
+        made = _dense_entries(module)
+        if not made:
+            continue
+        if not path:
+            return made
+        prefix = f"{path}."
+        done.append(prefix)
+        for key in [key for key in state if key.startswith(prefix)]:
+            del state[key]
+        dense.update({prefix + name: value for name, value in made.items()})
+    return {**state, **dense}
+
+
+def _dense_entries(module: nn.Module) -> Dict[str, Tensor]:
+    """Return what a dense layer has in the place of a PHM layer; else nothing."""
+    if isinstance(module, PHMLinear):
+        made = {"weight": module.build_weight(), "bias": module.bias}
+    elif isinstance(module, Factors) and hasattr(module, "num_embeddings"):
+        made = {"weight": module.weight}
+    elif isinstance(module, PHMLSTMCell):
+        made = {name: getattr(module, name) for name in LSTM_NAMES}
+    elif isinstance(module, PHMLSTM):
+        endings = ("", "_reverse") if module.bidirectional else ("",)
+        made = {
+            f"{name}_l{layer}{ending}": getattr(module, f"{name}_l{layer}{ending}")
+            for layer in range(module.num_layers)
+            for ending in endings
+            for name in LSTM_NAMES
+        }
+    else:
+        return {}
+    return {k: v.detach().clone() for k, v in made.items() if v is not None}
 
 
 def _parent(key: str) -> str:

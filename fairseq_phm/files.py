@@ -1,6 +1,7 @@
-"""Write a file whole or not at all."""
+"""Write a file or a folder whole or not at all."""
 
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Iterator
@@ -30,3 +31,41 @@ def written_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
         raise DataError(f"{path}: {reason}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Make a folder that takes the name ``path`` when the block has ended well.
+
+    Args:
+        path: of the folder; another one of that name is replaced then, and not before.
+
+    Yields:
+        The folder to fill, empty, beside the final one.
+
+    Raises:
+        DataError: it cannot be written; nothing is left of it.
+    """
+    partial, former = (path.with_name(f"{path.name}.{e}") for e in ("partial", "old"))
+    try:
+        _remove(partial)
+        partial.mkdir()
+        yield partial
+        if path.exists() or path.is_symlink():
+            _remove(former)
+            os.replace(path, former)
+        os.replace(partial, path)
+        _remove(former)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    finally:
+        if partial.exists():
+            _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -3,11 +3,7 @@
 python -m fairseq_phm.predict --path checkpoint_best.pt --input new.tsv --output out.tsv
 """
 
-import argparse
-import logging
 import os
-import sys
-import warnings
 from pathlib import Path
 from typing import List, NamedTuple, Optional
 
@@ -101,34 +97,9 @@ def write(predictions: Predictions, path: Path) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fairseq_phm.predict",
-        description="Writes a label and the probability of each label for every row "
-        "of a TSV file, and prints the accuracy when the rows have labels.",
-    )
-    add = parser.add_argument
-    add("--path", required=True, help="checkpoint, or several as A.pt:B.pt")
-    add("--input", required=True, type=Path, help="TSV file, plain, .gz or .xz")
-    add("--output", required=True, type=Path, help="TSV file to write, with a header")
-    add("--batch-size", type=int, default=256, help="rows in a batch")
-    add("--cpu", action="store_true", help="do not use a GPU")
-    options = parser.parse_args()
-    if options.batch_size < 1:
-        parser.error("--batch-size must be at least 1")
-    logging.disable(logging.INFO)
-    warnings.simplefilter("ignore")
-    device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
-    try:
-        predictions = predict(
-            options.path.split(":"), options.input, options.batch_size, device
-        )
-        write(predictions, options.output)
-    except DataError as error:
-        sys.exit(f"error: {error}")
-    print(f"{len(predictions.scores)} rows", end="")
-    if predictions.accuracy is not None:
-        print(f", accuracy {predictions.accuracy:.2f}", end="")
-    print()
+    from .commands import run_command
+
+    run_command("predict", program="python -m fairseq_phm.predict")
 
 
 if __name__ == "__main__":

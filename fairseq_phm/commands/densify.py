@@ -1,0 +1,93 @@
+"""``fairseq-phm densify IN OUT``: a PHM checkpoint as one of fairseq's own models."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+from ..errors import DataError
+
+HELP = "write a PHM checkpoint as a dense one, for fairseq without the plugin"
+DESCRIPTION = (
+    "Writes a checkpoint of fairseq's transformer, transformer_lm or lstm that gives "
+    "the scores of a PHM checkpoint and loads where the plugin is not installed. The "
+    "state of the optimizer is left out."
+)
+DATA_HELP = "folder with the dictionaries (default: that of the training)"
+TOLERANCE = 1e-4
+"""Of log-probabilities."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add = parser.add_argument
+    add("input", type=Path, metavar="IN", help="checkpoint of a PHM model")
+    add("output", type=Path, metavar="OUT", help="checkpoint to write")
+    add("--data", type=Path, help=DATA_HELP)
+    add("--force", action="store_true", help="replace OUT if it exists")
+    add(
+        "--options", choices=("dictionary", "namespace"), default="dictionary",
+        help="how the options of the model are stored: as fairseq-hydra-train does, "
+        "which loads with torch.load's defaults, or as fairseq-train does, for "
+        "programs that convert checkpoints of fairseq",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the dense checkpoint, after a comparison of its scores.
+
+    Raises:
+        DataError: no PHM checkpoint of a model with a dense counterpart, or an output
+            that exists or cannot be written.
+    """
+    from .. import require_fairseq
+    from ..checkpoint import read_checkpoint, write_checkpoint
+
+    require_fairseq("densify")
+    from ..rebuild import stock_checkpoint
+
+    refuse_existing(options.output, options.force, options.input)
+    checkpoint = read_checkpoint(options.input)
+    rebuilt, dense, difference = compared(checkpoint, options.input, options.data)
+    namespace = options.options == "namespace"
+    write_checkpoint(stock_checkpoint(checkpoint, dense, namespace), options.output)
+    numbers = [
+        sum(p.numel() for p in one.model.parameters()) for one in (rebuilt, dense)
+    ]
+    print(
+        f"{options.output}: {dense.args.arch}, {numbers[1]:,} parameters "
+        f"({numbers[0]:,} before), largest difference of log-probabilities "
+        f"{difference:.1g}"
+    )
+
+
+def compared(
+    checkpoint: Dict[str, Any], path: Path, data: Optional[Path] = None
+) -> Tuple[Any, Any, float]:
+    """Return the PHM model, the dense one, and their largest difference.
+
+    Raises:
+        DataError: no dense counterpart, or one whose scores differ.
+    """
+    from ..rebuild import densified, largest_difference, rebuild
+
+    rebuilt = rebuild(checkpoint, path, data)
+    try:
+        dense = densified(rebuilt)
+    except (DataError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path}: {str(error).splitlines()[0]}") from None
+    difference = largest_difference(rebuilt, dense)
+    if not difference <= TOLERANCE:
+        raise DataError(f"{path}: the dense scores differ by {difference:.1g}")
+    return rebuilt, dense, difference
+
+
+def refuse_existing(output: Path, force: bool, *inputs: Path) -> None:
+    """Raise DataError for an output that exists, is an input, or has no folder."""
+    if not output.absolute().parent.is_dir():
+        raise DataError(f"{output}: no such folder: {output.absolute().parent}")
+    if not output.exists():
+        return
+    if any(path.exists() and output.samefile(path) for path in inputs):
+        raise DataError(f"{output}: is the input")
+    if not force:
+        raise DataError(f"{output}: exists; --force replaces it")

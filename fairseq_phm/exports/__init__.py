@@ -1,0 +1,22 @@
+"""Models in the formats of other programs; each result is compared with fairseq's."""
+
+from importlib import import_module
+from typing import Any
+
+from ..errors import DataError
+
+
+def needs(module: str) -> Any:
+    """Import a module of an optional package.
+
+    Raises:
+        DataError: it is not installed; the message has the command.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise DataError(
+            f"{package} is not installed: pip install {package} "
+            "(or pip install 'fairseq_phm[export]' for all formats)"
+        ) from None

@@ -1,0 +1,176 @@
+"""What every export starts from, and what fairseq says about test sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import torch
+from fairseq.sequence_generator import SequenceGenerator
+from torch import Tensor
+
+from ..errors import DataError
+from ..rebuild import (
+    Rebuilt,
+    Vocabularies,
+    densified,
+    dictionary_paths,
+    is_phm,
+    load_dictionary,
+    rebuild,
+)
+from . import needs
+
+BEAM = 5
+EOS = 2
+
+
+class Source(NamedTuple):
+    """A checkpoint, its model, its dictionaries if they are there, test sentences.
+
+    A sentence is its tokens as numbers of the source vocabulary, without the end.
+    ``sentencepiece`` is a file, for the exports that keep one.
+    """
+
+    path: Path
+    checkpoint: Dict[str, Any]
+    rebuilt: Rebuilt
+    dictionaries: List[Path]
+    sentences: List[List[int]]
+    sentencepiece: Optional[Path]
+
+    def dense(self) -> Rebuilt:
+        """Return fairseq's own model with the same scores.
+
+        Raises:
+            DataError: there is none.
+        """
+        return densified(self.rebuilt) if is_phm(self.rebuilt) else self.rebuilt
+
+
+def open_source(
+    path: Path,
+    checkpoint: Dict[str, Any],
+    data: Optional[Path],
+    sentences: Optional[Path],
+    sentencepiece: Optional[Path],
+    need_dictionaries: bool,
+) -> Source:
+    """Build the model of a checkpoint and read or draw test sentences.
+
+    Args:
+        path: of the checkpoint, for errors.
+        checkpoint: its content.
+        data: folder with the dictionaries; default: that of the training.
+        sentences: file with one sentence per line, in the model's tokens, or plain if
+            there is a model of SentencePiece; default: random tokens.
+        sentencepiece: model that splits the sentences.
+        need_dictionaries: a missing one is an error.
+
+    Raises:
+        DataError: a file that is missing or cannot be used.
+    """
+    rebuilt = rebuild(checkpoint, path, data)
+    dictionaries: List[Path] = []
+    try:
+        dictionaries = dictionary_paths(checkpoint, data)
+    except DataError:
+        if need_dictionaries or sentences:
+            raise
+    if dictionaries:
+        _check_sizes(dictionaries, rebuilt)
+    if sentencepiece and not sentencepiece.is_file():
+        raise DataError(f"{sentencepiece}: no such file")
+    if sentences:
+        tokens = read_sentences(sentences, dictionaries[0], sentencepiece)
+    else:
+        tokens = random_sentences(rebuilt.source)
+    return Source(path, checkpoint, rebuilt, dictionaries, tokens, sentencepiece)
+
+
+def _check_sizes(dictionaries: List[Path], rebuilt: Rebuilt) -> None:
+    sizes = (rebuilt.source, rebuilt.target)
+    for path, size in zip((dictionaries[0], dictionaries[-1]), sizes):
+        found = len(load_dictionary(path))
+        if found != size:
+            raise DataError(f"{path}: {found} symbols, but the model has {size}")
+
+
+def read_sentences(
+    path: Path, dictionary: Path, sentencepiece: Optional[Path]
+) -> List[List[int]]:
+    """Return the tokens of each line that is not empty, 100 lines at most.
+
+    Raises:
+        DataError: the file cannot be read or has no line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', error)}") from None
+    words = load_dictionary(dictionary)
+    split = str.split
+    if sentencepiece:
+        processor = needs("sentencepiece").SentencePieceProcessor()
+        try:
+            processor.Load(str(sentencepiece))
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{sentencepiece}: {str(error)[:80]}") from None
+        split = processor.EncodeAsPieces
+    found = [[words.index(t) for t in split(line)] for line in lines if line.strip()]
+    if not found:
+        raise DataError(f"{path}: no sentences")
+    return found[:100]
+
+
+def random_sentences(vocabulary: int, count: int = 8) -> List[List[int]]:
+    """Return sentences of 3 to 12 random tokens that are no special symbols."""
+    random = torch.Generator().manual_seed(1)
+    lengths = torch.randint(3, 13, (count,), generator=random).tolist()
+    return [
+        torch.randint(4, vocabulary, (length,), generator=random).tolist()
+        for length in lengths
+    ]
+
+
+def sample(sentence: List[int]) -> Dict[str, Dict[str, Tensor]]:
+    """Return fairseq's batch of one source sentence."""
+    tokens = torch.tensor([[*sentence, EOS]])
+    lengths = torch.tensor([tokens.size(1)])
+    return {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+
+
+def generator(rebuilt: Rebuilt, beam: int = BEAM) -> SequenceGenerator:
+    """Return fairseq's beam search; a hypothesis has at most 2 n + 10 tokens."""
+    words = Vocabularies(rebuilt.source, rebuilt.target).target_dictionary
+    return SequenceGenerator(
+        [rebuilt.model], words, beam_size=beam, max_len_a=2, max_len_b=10
+    )
+
+
+@torch.no_grad()
+def translate(rebuilt: Rebuilt, sentences: List[List[int]]) -> List[List[int]]:
+    """Return the best hypothesis of each sentence, with its end."""
+    search = generator(rebuilt)
+    return [
+        search.generate([rebuilt.model], sample(sentence))[0][0]["tokens"].tolist()
+        for sentence in sentences
+    ]
+
+
+@torch.no_grad()
+def log_probabilities(
+    rebuilt: Rebuilt, sentence: List[int], target: List[int]
+) -> Tensor:
+    """Return those of each token of a translation, (tokens,), as the model has them.
+
+    Args:
+        rebuilt: an encoder-decoder model.
+        sentence: the source, without its end.
+        target: the translation, with its end.
+    """
+    inputs = sample(sentence)["net_input"]
+    shifted = torch.tensor([[EOS, *target[:-1]]])
+    output = rebuilt.model(**inputs, prev_output_tokens=shifted)
+    scores = rebuilt.model.get_normalized_probs(output, log_probs=True)
+    return scores[0].gather(1, torch.tensor(target).unsqueeze(1)).squeeze(1)

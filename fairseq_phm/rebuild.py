@@ -1,0 +1,316 @@
+"""Models of checkpoints, PHM or dense, built without their data; needs fairseq."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY, build_model
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from .checkpoint import dense_state
+from .errors import DataError
+
+PREFIX = "phm_"
+SECTIONS = ("encoder", "decoder", "quant_noise")
+"""Sections of a Transformer's options in hydra, flat names elsewhere."""
+FILES = ("encoder_embed_path", "decoder_embed_path", "user_dir")
+"""Options that name files which a trained model does not need."""
+FROZEN = ("encoder_freeze_embed", "decoder_freeze_embed")
+
+
+class Rebuilt(NamedTuple):
+    """A model in eval mode, its flat options, and the sizes of its vocabularies."""
+
+    model: nn.Module
+    args: argparse.Namespace
+    source: int
+    target: int
+
+
+class Vocabularies:
+    """What a model asks of a task: dictionaries, here of a size and without words.
+
+    Args:
+        source, target: number of symbols, the four special ones included.
+    """
+
+    def __init__(self, source: int, target: int) -> None:
+        self.source_dictionary = _dictionary(source)
+        self.target_dictionary = self.source_dictionary
+        if target != source:
+            self.target_dictionary = _dictionary(target)
+        self.src_dict, self.tgt_dict = self.source_dictionary, self.target_dictionary
+        self.dictionary = self.output_dictionary = self.target_dictionary
+
+
+def _dictionary(size: int) -> Dictionary:
+    dictionary = Dictionary()
+    for i in range(size - len(dictionary)):
+        dictionary.add_symbol(f"w{i}")
+    return dictionary
+
+
+def rebuild(
+    checkpoint: Mapping[str, Any], path: Path, data: Optional[Path] = None
+) -> Rebuilt:
+    """Build the model of a checkpoint and load its parameters.
+
+    Args:
+        checkpoint: of :func:`fairseq_phm.checkpoint.read_checkpoint`.
+        path: named in errors.
+        data: folder with the dictionaries; needed only where the sizes of embeddings
+            do not tell those of the vocabularies; default: that of the training.
+
+    Raises:
+        DataError: an unknown architecture, or parameters that do not fit its options.
+    """
+    args = model_args(checkpoint, path)
+    try:
+        sizes = vocabulary_sizes(checkpoint["model"])
+        if None in sizes:
+            found = [load_dictionary(p) for p in dictionary_paths(checkpoint, data)]
+            sizes = len(found[0]), len(found[-1])
+        return build(args, *sizes, checkpoint["model"])
+    except (DataError, OSError, RuntimeError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: {reason}") from None
+
+
+def build(
+    args: argparse.Namespace, source: int, target: int, state: Mapping[str, Tensor] = {}
+) -> Rebuilt:
+    """Build the model of these options, for vocabularies of these sizes.
+
+    Args:
+        args: flat options with ``arch``; not changed.
+        source, target: symbols of the vocabularies.
+        state: parameters to load; none leaves the random start.
+
+    Raises:
+        ValueError: options that do not fit.
+        RuntimeError: a state that does not fit.
+    """
+    args = copy.copy(args)
+    model = build_model(args, Vocabularies(source, target))
+    if state:
+        model.load_state_dict(dict(state))
+    return Rebuilt(model.eval(), args, source, target)
+
+
+def model_args(checkpoint: Mapping[str, Any], path: Path) -> argparse.Namespace:
+    """Return the options of a checkpoint's model, flat and with ``arch``.
+
+    They are under ``args`` in old checkpoints, and under ``cfg`` in new ones: a
+    namespace after ``fairseq-train``, a dictionary after ``fairseq-hydra-train``.
+
+    Raises:
+        DataError: there are none, or the architecture is unknown.
+    """
+    cfg = checkpoint.get("cfg") or {}
+    held = checkpoint.get("args") or (cfg.get("model") if isinstance(cfg, dict) else 0)
+    if isinstance(held, argparse.Namespace):
+        options = dict(vars(held))
+    elif isinstance(held, dict):
+        options = _flat(held)
+        criterion = (cfg.get("criterion") or {}).get("_name")
+        options.setdefault("criterion", criterion)
+    else:
+        raise DataError(f"{path}: no options of a model in the checkpoint")
+    arch = options.get("arch") or options.get("_name")
+    if arch not in ARCH_MODEL_NAME_REGISTRY and arch not in MODEL_REGISTRY:
+        raise DataError(f"{path}: unknown architecture {arch!r}")
+    options.update(arch=arch, _name=arch)
+    options.update({name: None for name in FILES if name in options})
+    options.update({name: False for name in FROZEN if name in options})
+    options.setdefault("tpu", False)
+    return argparse.Namespace(**options)
+
+
+def _flat(options: Mapping[str, Any]) -> Dict[str, Any]:
+    flat = {k: v for k, v in options.items() if k not in SECTIONS}
+    for section in SECTIONS:
+        for name, value in (options.get(section) or {}).items():
+            flat[f"{section}_{name}"] = value
+    return flat
+
+
+def vocabulary_sizes(
+    state: Mapping[str, Tensor],
+) -> Tuple[Optional[int], Optional[int]]:
+    """Return the sizes of the source and the target vocabulary, from a state dict.
+
+    A model with one stack has one vocabulary. None stands for embeddings that do not
+    tell: PHM embeddings are padded.
+    """
+    sizes: Dict[str, Optional[int]] = {}
+    for stack in ("encoder", "decoder"):
+        for name in ("embed_tokens", "output_projection", "fc_out"):
+            weight = state.get(f"{stack}.{name}.weight")
+            if weight is not None:
+                sizes.setdefault(stack, weight.size(0))
+        if f"{stack}.embed_tokens.blocks" in state:
+            sizes.setdefault(stack, None)
+    decoder = sizes.get("decoder")
+    return sizes.get("encoder", decoder), decoder
+
+
+def dictionary_paths(
+    checkpoint: Mapping[str, Any], data: Optional[Path] = None
+) -> List[Path]:
+    """Return the files of the dictionaries: source and target, or the only one.
+
+    Args:
+        checkpoint: whose task names the languages and the folder.
+        data: another folder than that of the training.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    task = _task(checkpoint)
+    folder = data or Path(str(task.get("data") or ".").split(":")[0])
+    names = [task.get("source_lang"), task.get("target_lang")]
+    files = [f"dict.{name}.txt" for name in names if name] or ["dict.txt"]
+    for name in files:
+        if not (folder / name).is_file():
+            raise DataError(
+                f"{folder / name}: no such dictionary; --data names its folder"
+            )
+    return [folder / name for name in files]
+
+
+def load_dictionary(path: Path) -> Dictionary:
+    """Read a dictionary of fairseq.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return Dictionary.load(str(path))
+    except (OSError, ValueError, RuntimeError, UnicodeError) as error:
+        raise DataError(f"{path}: no dictionary: {str(error)[:80]}") from None
+
+
+def _task(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the options of the task, with its name as ``_name``."""
+    if checkpoint.get("args") is not None:
+        options = dict(vars(checkpoint["args"]))
+        return {**options, "_name": options.get("task", "translation")}
+    task = (checkpoint.get("cfg") or {}).get("task") or {}
+    return dict(vars(task) if isinstance(task, argparse.Namespace) else task)
+
+
+def model_name(args: argparse.Namespace) -> str:
+    """Return the name of the model whose architecture ``args.arch`` is."""
+    return ARCH_MODEL_NAME_REGISTRY.get(args.arch, args.arch)
+
+
+def is_phm(rebuilt: Rebuilt) -> bool:
+    """Return True for the plugin's models, False for fairseq's own."""
+    return model_name(rebuilt.args).startswith(PREFIX)
+
+
+def densified(rebuilt: Rebuilt) -> Rebuilt:
+    """Return fairseq's own model with the weights H of a PHM model.
+
+    Raises:
+        DataError: a model that is not PHM, or without a counterpart in fairseq.
+    """
+    name = model_name(rebuilt.args)
+    if not name.startswith(PREFIX):
+        raise DataError(f"a dense model, {rebuilt.args.arch}: there is nothing to do")
+    stock = name[len(PREFIX) :]
+    if stock not in MODEL_REGISTRY:
+        raise DataError(f"{name} has no counterpart in fairseq")
+    for module in rebuilt.model.modules():
+        q = getattr(module, "q_proj", None)
+        if q is not None and q.out_features != module.out_proj.out_features:
+            raise DataError(
+                f"--phm-attention-dim {q.out_features} is not the width of the "
+                "embeddings: fairseq's attention has no such width"
+            )
+    options = {k: v for k, v in vars(rebuilt.args).items() if not _is_phm(k)}
+    options.update(arch=stock, _name=stock)
+    state = dense_state(rebuilt.model)
+    return build(argparse.Namespace(**options), rebuilt.source, rebuilt.target, state)
+
+
+def _is_phm(option: str) -> bool:
+    return option.startswith(PREFIX)
+
+
+@torch.no_grad()
+def largest_difference(one: Rebuilt, other: Rebuilt, seed: int = 1) -> float:
+    """Return the largest difference of log-probabilities for random sentences.
+
+    Args:
+        one, other: models in eval mode with the same vocabularies.
+        seed: of the sentences, four with 3 to 12 tokens.
+    """
+    random = torch.Generator().manual_seed(seed)
+    worst = 0.0
+    for length in (3, 5, 8, 12):
+        source = torch.randint(4, one.source, (1, length), generator=random)
+        source[0, -1] = 2  # the end of a sentence
+        target = torch.randint(4, one.target, (1, length), generator=random)
+        target[0, 0] = 2
+        inputs = (source, torch.tensor([length]), target)
+        if not hasattr(one.model, "encoder"):
+            inputs = (target,)
+        scores = []
+        for rebuilt in (one, other):
+            output = rebuilt.model(*inputs)[0]
+            if output.size(-1) == one.target:  # else features, with adaptive softmax
+                output = output.log_softmax(-1)
+            scores.append(output)
+        worst = max(worst, float((scores[0] - scores[1]).abs().max()))
+    return worst
+
+
+def stock_checkpoint(
+    checkpoint: Mapping[str, Any], dense: Rebuilt, namespace: bool = False
+) -> Dict[str, Any]:
+    """Return a checkpoint of a dense model, without the state of its training.
+
+    Args:
+        checkpoint: of the PHM model: task, updates and all but the model are of it.
+        dense: of :func:`densified`.
+        namespace: the options are a namespace under ``args``, as old fairseq writes
+            and other programs read them, and not a dictionary under ``cfg``, which
+            ``torch.load`` reads without a list of allowed types.
+    """
+    options = dict(vars(dense.args))
+    cfg = _cfg(checkpoint, options)
+    made = {
+        "args": None,
+        "cfg": {**cfg, "model": options},
+        "model": dense.model.state_dict(),
+        "optimizer_history": checkpoint.get("optimizer_history") or [{}],
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+    }
+    if namespace:
+        task = _task(checkpoint)
+        task["task"] = task.pop("_name", "translation")
+        others = {k: v for k, v in task.items() if not _is_phm(k)}
+        options = {**others, **options, "task": task["task"], "user_dir": None}
+        made["args"] = argparse.Namespace(**options)
+        made["cfg"] = None
+    return made
+
+
+def _cfg(checkpoint: Mapping[str, Any], options: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the configuration of the training; the plugin is not named in it."""
+    cfg = checkpoint.get("cfg")
+    if checkpoint.get("args") is not None:
+        made = convert_namespace_to_omegaconf(argparse.Namespace(**options))
+        made.model = None
+        cfg = OmegaConf.to_container(made, resolve=True, enum_to_str=True)
+    cfg = dict(cfg or {})
+    cfg["common"] = {**(cfg.get("common") or {}), "user_dir": None}
+    return cfg

@@ -1,0 +1,273 @@
+"""Dense checkpoints give the hypotheses of PHM checkpoints, without the plugin."""
+
+import argparse
+import importlib
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from fairseq.models import ARCH_MODEL_REGISTRY
+
+from fairseq_phm import DataError
+from fairseq_phm.checkpoint import dense_state, read_checkpoint
+from fairseq_phm.commands import main
+from fairseq_phm.modules import PHMLSTM, PHMLinear
+
+TRANSFORMER = [
+    "--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "32", "--encoder-layers",
+    "2", "--decoder-layers", "2", "--encoder-attention-heads", "2",
+    "--decoder-attention-heads", "2",
+]  # fmt: skip
+LSTM = [
+    "--encoder-hidden-size", "16", "--decoder-hidden-size", "16",
+    "--encoder-embed-dim", "8", "--decoder-embed-dim", "8",
+    "--decoder-out-embed-dim", "8",
+]  # fmt: skip
+VARIANTS = {
+    "pairs": [],
+    "fused": ["--phm-fuse-qkv", "--phm-share-rule", "layer"],
+    "stack": ["--phm-share-rule", "stack", "--phm-ffn-n", "2"],
+    "frozen": ["--arch", "quaternion_transformer", "--phm-fuse-qkv"],
+    "rule-rank": ["--phm-rule-rank", "4", "--phm-fuse-qkv"],
+    "low-rank": ["--phm-rank", "2", "--phm-share-rule", "model"],
+    "twin": ["--phm-n", "1", "--share-all-embeddings"],
+    "options": [
+        "--encoder-normalize-before", "--decoder-normalize-before",
+        "--encoder-learned-pos", "--decoder-learned-pos", "--activation-fn", "gelu",
+        "--share-decoder-input-output-embed", "--max-source-positions", "64",
+        "--max-target-positions", "64",
+    ],
+    "lstm": [
+        "--arch", "phm_lstm", "--encoder-bidirectional", "--phm-output-projections",
+    ],
+    "lstm-fused": [
+        "--arch", "phm_lstm", "--phm-gates", "fused", "--encoder-layers", "2",
+        "--decoder-layers", "2", "--phm-encoder-n", "2",
+    ],
+}  # fmt: skip
+WIDE = ["--phm-attention-dim", "32"]
+
+GENERATE = """
+import contextlib, importlib, io, logging, sys
+if sys.argv[1] == "without":
+    sys.modules["fairseq_phm"] = None
+else:
+    import fairseq_phm
+import fairseq
+from fairseq_cli.generate import cli_main
+# fairseq 0.12.2 fails for padded sources with its own Transformer
+batch = "1" if fairseq.__version__ == "0.12.2" else "9"
+data, paths = sys.argv[2], sys.argv[3:]
+for path in paths:
+    sys.argv = ["generate", data, "--path", path, "--beam", "3", "--cpu",
+        "--dataset-impl", "raw", "--num-workers", "0", "--max-len-a", "1",
+        "--max-len-b", "4", "--required-batch-size-multiple", "1", "--nbest", "2",
+        "--batch-size", batch]
+    print("PATH", path)
+    cli_main()
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Raw pairs: words, and the same backwards; one dictionary."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = random.Random(1)
+    for split, count in {"train": 60, "valid": 5, "test": 9}.items():
+        rows = [rng.choices("abcdefgh", k=rng.randint(2, 7)) for _ in range(count)]
+        for language, step in (("src", 1), ("tgt", -1)):
+            text = "".join(" ".join(row[::step]) + "\n" for row in rows)
+            (folder / f"{split}.src-tgt.{language}").write_text(text)
+    for language in ("src", "tgt"):
+        text = "".join(f"{word} 9\n" for word in "abcdefgh")
+        (folder / f"dict.{language}.txt").write_text(text)
+    return folder
+
+
+def train(data, folder, flags):
+    """Train a tiny model in this process; return its last checkpoint."""
+    from fairseq_cli.train import cli_main
+
+    arch = "phm_transformer"
+    if "--arch" in flags:
+        place = flags.index("--arch")
+        arch, flags = flags[place + 1], [*flags[:place], *flags[place + 2 :]]
+    sizes = LSTM if "lstm" in arch else TRANSFORMER
+    vars(importlib.import_module("fairseq.checkpoint_utils").save_checkpoint).clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [
+            "train", str(data), "--arch", arch, *sizes, *flags, "--cpu", "--save-dir",
+            str(folder), "--dataset-impl", "raw", "--optimizer", "adam", "--lr", "0.01",
+            "--max-tokens", "100", "--max-update", "12", "--num-workers", "0",
+            "--required-batch-size-multiple", "1", "--no-epoch-checkpoints",
+            "--disable-validation", "--no-progress-bar",
+        ])  # fmt: skip
+        cli_main()
+    return folder / "checkpoint_last.pt"
+
+
+def generate(which, data, paths, folder):
+    """Hypotheses and scores by checkpoint, ``without`` the plugin or ``with`` it."""
+    script = folder / "generate.py"
+    script.write_text(GENERATE)
+    done = subprocess.run(
+        [sys.executable, script, which, data, *paths],
+        cwd=folder, env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {}
+    for part in done.stdout.split("PATH ")[1:]:
+        path, _, text = part.partition("\n")
+        lines = re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", text, re.MULTILINE)
+        found[path] = sorted(
+            (int(i), hypothesis, float(s)) for i, s, hypothesis in lines
+        )
+    return found
+
+
+def as_old(path):
+    """The same checkpoint with its options where old fairseq has them."""
+    checkpoint = read_checkpoint(path)
+    old = path.with_name("old.pt")
+    args, cfg = checkpoint["cfg"]["model"], None
+    torch.save({**checkpoint, "args": args, "cfg": cfg}, old)
+    return old
+
+
+def as_hydra(path):
+    """The same checkpoint with its options as fairseq-hydra-train stores them."""
+    checkpoint = read_checkpoint(path)
+    options = vars(checkpoint["cfg"]["model"])
+    names = [name for name in options if name.startswith("phm_")]
+    model = {"_name": "phm_transformer", **{name: options[name] for name in names}}
+    for stack in ("encoder", "decoder"):
+        model[stack] = {
+            name: options[f"{stack}_{name}"]
+            for name in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads")
+        }
+    hydra = path.with_name("hydra.pt")
+    cfg = {**checkpoint["cfg"], "model": model}
+    torch.save({**checkpoint, "cfg": cfg}, hydra)
+    return hydra
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Name of a variant -> its checkpoint."""
+    folder = tmp_path_factory.mktemp("trained")
+    paths = {
+        name: train(data, folder / name, flags) for name, flags in VARIANTS.items()
+    }
+    paths["old"] = as_old(paths["fused"])
+    paths["hydra"] = as_hydra(paths["pairs"])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def results(data, trained, tmp_path_factory):
+    """Name of a variant -> what the PHM and the dense checkpoint generate."""
+    folder = tmp_path_factory.mktemp("dense")
+    dense = {name: folder / f"{name}.pt" for name in trained}
+    for name, path in trained.items():
+        extra = ["--options", "namespace"] * (name == "stack" and not _is_new())
+        main(["densify", str(path), str(dense[name]), *extra])
+    before = generate("with", data, trained.values(), folder)
+    after = generate("without", data, dense.values(), folder)
+    return {
+        name: (before[str(path)], after[str(dense[name])])
+        for name, path in trained.items()
+    }
+
+
+def _is_new():
+    """torch reads no namespace by default, so that fairseq needs the plugin for it."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, "old", "hydra"])
+def test_the_same_hypotheses_without_the_plugin(results, name):
+    before, after = results[name]
+    assert len(before) == 18
+    for one, other in zip(before, after):
+        assert one[:2] == other[:2]
+        assert abs(one[2] - other[2]) < 1e-4
+
+
+def test_what_is_stored(trained, tmp_path, capsys):
+    out = tmp_path / "dense.pt"
+    main(["densify", str(trained["fused"]), str(out)])
+    assert "transformer, " in capsys.readouterr().out
+    checkpoint = torch.load(out, weights_only=True)
+    assert checkpoint["args"] is None and "last_optimizer_state" not in checkpoint
+    model = checkpoint["cfg"]["model"]
+    assert model["arch"] == model["_name"] == "transformer"
+    assert not [name for name in model if name.startswith("phm_")]
+    assert not [key for key in checkpoint["model"] if "blocks" in key or "rule" in key]
+    assert checkpoint["cfg"]["common"]["user_dir"] is None
+    assert checkpoint["optimizer_history"][-1]["num_updates"] == 12
+    main(["densify", str(trained["fused"]), str(out), "--force", "--options",
+          "namespace"])  # fmt: skip
+    checkpoint = read_checkpoint(out)
+    assert isinstance(checkpoint["args"], argparse.Namespace)
+    assert checkpoint["args"].task == "translation"
+
+
+def refused(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    assert str(end.value.code).startswith("error: ")
+    assert "\n" not in end.value.code
+    return end.value.code
+
+
+def test_bad_input_is_one_line(data, trained, tmp_path):
+    out = tmp_path / "out.pt"
+    wide = train(data, tmp_path / "wide", WIDE)
+    assert "--phm-attention-dim 32" in refused("densify", wide, out)
+    dense = tmp_path / "dense.pt"
+    main(["densify", str(trained["pairs"]), str(dense)])
+    assert "a dense model, transformer" in refused("densify", dense, out)
+    assert "exists; --force" in refused("densify", trained["pairs"], dense)
+    source = trained["pairs"]
+    assert "is the input" in refused("densify", source, source, "--force")
+    assert "no such folder" in refused("densify", source, tmp_path / "no" / "x.pt")
+    assert "No such file" in refused("densify", tmp_path / "none.pt", out)
+    checkpoint = read_checkpoint(source)
+    del checkpoint["model"]["decoder.layers.0.fc1.blocks"]
+    torch.save(checkpoint, tmp_path / "part.pt")
+    assert "part.pt: " in refused("densify", tmp_path / "part.pt", out)
+    torch.save({**checkpoint, "cfg": None}, tmp_path / "none.pt")
+    assert "no options of a model" in refused("densify", tmp_path / "none.pt", out)
+    assert not out.exists()
+
+
+def test_a_full_disk_leaves_nothing(trained, tmp_path):
+    (tmp_path / "out.pt.partial").symlink_to("/dev/full")
+    assert "out.pt: " in refused("densify", trained["pairs"], tmp_path / "out.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_dense_state_of_single_layers():
+    layer = PHMLinear(8, 4, n=2).eval()
+    state = dense_state(layer)
+    assert state.keys() == {"weight", "bias"}
+    assert torch.equal(state["weight"], layer.weight)
+    lstm = PHMLSTM(8, 4, n=2, num_layers=2, bidirectional=True).eval()
+    twin = torch.nn.LSTM(8, 4, num_layers=2, bidirectional=True)
+    twin.load_state_dict(dense_state(lstm))
+    x = torch.randn(5, 3, 8)
+    torch.testing.assert_close(lstm(x)[0], twin(x)[0])
+
+
+def test_classifiers_have_no_counterpart():
+    from fairseq_phm.rebuild import Rebuilt, densified
+
+    args = argparse.Namespace(arch="phm_lstm_classifier")
+    assert args.arch in ARCH_MODEL_REGISTRY
+    with pytest.raises(DataError, match="phm_lstm_classifier has no counterpart"):
+        densified(Rebuilt(torch.nn.Identity(), args, 5, 5))

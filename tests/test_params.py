@@ -1,0 +1,113 @@
+"""The table of parameters and multiply-adds."""
+
+import argparse
+import re
+
+import pytest
+import torch
+from conftest import Task, tiny_transformer
+from fairseq.models.transformer import TransformerModel
+
+from fairseq_phm import PHMLSTM, count_parameters
+from fairseq_phm.commands import main, params
+from fairseq_phm.rebuild import build
+
+SMALL = ["--arch", "phm_transformer_tiny", "--vocab-size", "100"]
+
+
+@pytest.fixture
+def table(capsys):
+    """The table that a call prints: name of a row -> its numbers."""
+
+    def call(*arguments):
+        main(["params", *map(str, arguments)])
+        found = {}
+        for line in capsys.readouterr().out.splitlines()[1:]:
+            name, *cells = re.split(r"\s{2,}", line)
+            found[name] = [cell.replace(",", "") for cell in cells]
+        return found
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(phm_fuse_qkv=True, phm_share_rule="layer"),
+        dict(phm_n=1, share_all_embeddings=True),
+        dict(phm_rule_rank=2, share_decoder_input_output_embed=True),
+        dict(phm_rule="quaternion", phm_freeze_rule=True, phm_rank=2),
+    ],
+)
+def test_sums_are_those_of_the_models(options):
+    model = tiny_transformer(Task(), **options)
+    listed = params.rows(model)
+    counts = count_parameters(model)
+    assert sum(row.parameters for row in listed) == counts["total"]
+    inner = [r for r in listed if r.name not in (params.EMBEDDINGS, params.OUTPUT)]
+    assert sum(row.parameters for row in inner) == counts["non_embedding"]
+    dense_options = {k: v for k, v in options.items() if not k.startswith("phm_")}
+    dense = tiny_transformer(Task(), phm_n=1, **dense_options)
+    assert sum(row.dense for row in listed) == count_parameters(dense)["total"]
+    assert isinstance(dense, TransformerModel.__mro__[1])
+
+
+def test_an_architecture_with_flags(table):
+    found = table(*SMALL, "--phm-n", "8", "--share-all-embeddings")
+    assert found["embeddings"][:2] == ["12800", "12800"]
+    # q, k, v, out and the feed-forward sublayers of 2 + 2 layers, and the output
+    operations = 2 * (4 * 128**2 + 2 * 128 * 512) + 2 * (8 * 128**2 + 2 * 128 * 512)
+    assert found["total"][3:] == [str(operations + 12800)] * 2
+    ratio = float(found["all but embeddings and output"][2])
+    assert 0.12 < ratio < 0.15
+
+
+def test_multiply_adds_of_cp_rules(table):
+    found = table(*SMALL, "--phm-n", "4", "--phm-rule-rank", "4")
+    row = found["encoder.layers.*.fc1 (2)"]
+    assert row[3] == str(2 * (128 * 512 // 4 + 4 * (128 + 512)))
+    assert row[4] == str(2 * 128 * 512)
+
+
+def test_two_vocabularies(table):
+    found = table(*SMALL, "--source-vocab-size", "50")
+    assert found["embeddings"][0] == str(150 * 128)
+    assert found["output projection"][0] == str(100 * 128)
+
+
+def test_lstms(table):
+    found = table("--arch", "phm_lstm", "--vocab-size", "100", "--phm-n", "4")
+    assert found["encoder.lstm"][1] == str(4 * 512 * 1024 + 8 * 512)
+    dense = torch.nn.LSTM(8, 4, num_layers=2, bidirectional=True)
+    (row,) = params.rows(PHMLSTM(8, 4, 2, num_layers=2, bidirectional=True))
+    assert row.dense == sum(p.numel() for p in dense.parameters())
+
+
+def test_a_checkpoint(table, tmp_path):
+    model = params._parse_model(
+        argparse.ArgumentParser(), "phm_transformer_tiny", ["--phm-n", "4"]
+    )
+    built = build(model, 40, 40)
+    path = tmp_path / "model.pt"
+    torch.save({"args": built.args, "model": built.model.state_dict()}, path)
+    assert table(path) == table("--arch", "phm_transformer_tiny", "--vocab-size", "40")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--arch", "nothing"], "--arch nothing: unknown; those with PHM are phm_"),
+        (["--arch", "phm_transformer", "--nothing"], "unrecognized arguments"),
+        (["--arch", "phm_transformer", "--phm-n", "3"], "nearest n that fit: 2, 4"),
+        (["--arch", "phm_lstm_classifier"], "error: --arch phm_lstm_classifier: "),
+        (["--arch", "phm_transformer", "--vocab-size", "2"], "at least 5 symbols"),
+        ([], "a checkpoint or --arch is needed"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["params", *arguments])
+    assert end.value.code
+    errors = capsys.readouterr().err.splitlines()
+    assert message in (errors[-1] if errors else end.value.code)
