@@ -16,12 +16,12 @@ from typing import List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from .functional import cp_rule
-
-SWEEPS = 300
+SWEEPS = 200
 """Steps of alternating least squares at most."""
-ENOUGH = 1e-9
+ENOUGH = 1e-5
 """Relative decrease of the error below which these end."""
+EXACT = 1e-10
+"""Relative error that is none."""
 
 
 def rearrange(weight: Tensor, n: int) -> Tensor:
@@ -100,7 +100,7 @@ class CPFit(NamedTuple):
 def nearest_cp(
     parts: Tensor,
     like: Tuple[Tensor, Tensor, Tensor],
-    starts: int = 6,
+    starts: int = 4,
     generator: Optional[torch.Generator] = None,
 ) -> CPFit:
     """Find a rule of CP rank R and blocks whose sum is near: a local optimum.
@@ -124,11 +124,12 @@ def nearest_cp(
     generator = generator or torch.Generator().manual_seed(1)
     left, s, right = torch.linalg.svd(parts, full_matrices=False)
     core = (left * s).view(n, n, -1)
-    found = []
+    found: List[Tuple[Tensor, Tensor, Tensor, List[float]]] = []
     for start in range(starts):
-        if start:
-            v, w = _start(core, rank, generator)
-        found.append(_alternate(core, v, w))
+        first = (v, w) if start == starts - 1 else _start(core, rank, generator)
+        found.append(_alternate(core, *first))
+        if found[-1][3][-1] < EXACT:
+            break
     v, w, products, errors = min(found, key=lambda one: one[3][-1])
     norms = [one.norm() / rank**0.5 for one in like[1:]]
     products = products @ right / (norms[0] * norms[1])
@@ -161,18 +162,17 @@ def _alternate(
     core: Tensor, v: Tensor, w: Tensor
 ) -> Tuple[Tensor, Tensor, Tensor, List[float]]:
     """Return v, w with columns of length 1, products (R, k) and errors."""
-    n, rank = v.shape
     whole, errors = core.norm().item() or 1.0, [float("inf")]
     v, w = _unit(v), _unit(w)
     products = _products(core, v, w)
     for _ in range(SWEEPS):
-        v = _unit(_factor(core, w, products))
-        products = _products(core, v, w)
+        v = _factor(core, w, products)
         w = _unit(_factor(core.transpose(0, 1), v, products))
+        v = _unit(v)
         products = _products(core, v, w)
         made = torch.einsum("pr,qr,rk->pqk", v, w, products)
         errors.append((core - made).norm().item() / whole)
-        if errors[-1] < 1e-12 or errors[-2] - errors[-1] < ENOUGH * errors[-1]:
+        if errors[-1] < EXACT or errors[-2] - errors[-1] < ENOUGH * errors[-1]:
             break
     return v, w, products, errors[1:]
 
@@ -181,11 +181,12 @@ def _products(core: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """Solve for all T_r, as rows; of rank n together."""
     n, rank = v.shape
     mixing = (v[:, None] * w).reshape(n * n, rank)
-    inverse = torch.linalg.pinv(mixing)
-    flat = core.reshape(n * n, -1)
+    gram = (v.t() @ v) * (w.t() @ w)
+    inverse = torch.linalg.pinv(gram, hermitian=True) @ mixing.t()
+    products = inverse @ core.reshape(n * n, -1)
     if rank <= n:
-        return inverse @ flat
-    x, s, y = torch.linalg.svd(mixing @ (inverse @ flat), full_matrices=False)
+        return products
+    x, s, y = torch.linalg.svd(mixing @ products, full_matrices=False)
     return inverse @ (x[:, :n] * s[:n] @ y[:n])
 
 
@@ -193,7 +194,7 @@ def _factor(core: Tensor, other: Tensor, products: Tensor) -> Tensor:
     """Solve for v (n, R), given w as ``other``, and for w, the core transposed."""
     gram = (other.t() @ other) * (products @ products.t())
     right = torch.einsum("pqk,qr,rk->rp", core, other, products)
-    return torch.linalg.lstsq(gram, right, driver="gelsd").solution.t()
+    return (torch.linalg.pinv(gram, hermitian=True) @ right).t()
 
 
 def _unit(factor: Tensor) -> Tensor:
