@@ -194,7 +194,7 @@ def test_transformers(flags, tmp_path):
     assert "last_optimizer_state" not in state and "ema" not in state["extra_state"]
     kept = dense.state_dict()
     for key, value in model.state_dict().items():
-        if key in kept:
+        if key in kept and not key.endswith("_float_tensor"):  # has no value
             torch.testing.assert_close(value, kept[key], rtol=0, atol=0)
     found = {layer["name"]: layer for layer in errors["layers"]}
     off = whole = 0
