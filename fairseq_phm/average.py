@@ -16,6 +16,7 @@ from torch import Tensor
 from .checkpoint import find_rules, read_checkpoint, updates_of
 from .errors import DataError
 from .functional import kronecker_sum
+from .nearest import resembling
 
 MEANS = ("factors", "weights")
 """Mean of rules and of blocks, or of the weights H that they make."""
@@ -133,17 +134,12 @@ def _read(paths: List[Path], mean: str) -> _Read:
 def nearest_factors(rules: Tensor, blocks: Tensor) -> Tuple[Tensor, Tensor]:
     """Find the rule and blocks whose H is nearest to the mean of several H.
 
-    Rearranged so that each of its n x n parts is a row, H is the matrix
-    A' S of rank n, A' (n^2, n) with the rules as columns and S (n, m) with the blocks
-    as rows (Van Loan and Pitsianis, 1993: a sum of Kronecker products is nearest when
-    the rearranged matrices are); the mean over N checkpoints is one of rank N n, whose
-    truncated singular value decomposition is the answer. It is taken from the thin
-    factors, H is never formed.
-
-    Rule and blocks are determined up to an invertible n x n matrix between them. The
-    A_i are made orthogonal and of one norm, and rotated to be as close as possible to
-    those of the last checkpoint, with its norm. When all rules are equal, as frozen
-    ones are, the rule is kept and the mean of the blocks is exact.
+    The mean over N checkpoints, rearranged as in :mod:`fairseq_phm.nearest`, is a
+    matrix of rank N n, whose truncated singular value decomposition is the answer. It
+    is taken from the thin factors, H is never formed. Rule and blocks are chosen to
+    resemble the last checkpoint's, see :func:`fairseq_phm.nearest.resembling`. When all
+    rules are equal, as frozen ones are, the rule is kept and the mean of the blocks is
+    exact.
 
     Args:
         rules: (N, n, n, n), of N checkpoints, the newest last, in float64.
@@ -163,13 +159,7 @@ def nearest_factors(rules: Tensor, blocks: Tensor) -> Tuple[Tensor, Tensor]:
     left, left_rest = torch.linalg.qr(rules.reshape(count * n, n * n).t())
     right, right_rest = torch.linalg.qr(blocks.reshape(count * n, -1).t() / count)
     u, s, v = torch.linalg.svd(left_rest @ right_rest.t(), full_matrices=False)
-    u = left @ u[:, :n]
-    v = s[:n, None] * (v[:n] @ right.t())
-    last = rules[-1].reshape(n, n * n)
-    turned, _, back = torch.linalg.svd(u.t() @ last.t(), full_matrices=False)
-    turn = turned @ back
-    norm = last.norm() / len(turn) ** 0.5 or 1.0
-    return (norm * (u @ turn)).t().reshape(n, n, n), turn.t() @ v / norm
+    return resembling(left @ u[:, :n], s[:n, None] * (v[:n] @ right.t()), rules[-1])
 
 
 def find_checkpoints(inputs: List[Path], count: int) -> List[Path]:

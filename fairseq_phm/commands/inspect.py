@@ -1,0 +1,75 @@
+"""Inspect the rules that a PHM model has learned, as one page with pictures.
+
+``fairseq-phm inspect CHECKPOINT --out DIR`` writes ``DIR/index.html``, a page without
+scripts that needs no network, and its pictures as PNG files. It shows the rules beside
+the known algebras that they are nearest to, how many of its n summands each layer uses,
+which layers have learned the same rule, and how far the rules moved in training. The
+page explains its pictures. Rules may be full ones or of CP rank R, learned or frozen,
+of any model. Needs matplotlib; fairseq is not needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..checkpoint import read_checkpoint
+from ..errors import DataError
+from ..inspection import inspect
+
+HELP = "show the rules that a PHM model has learned, as a page with pictures"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of a PHM model")
+    add("--out", type=Path, required=True, metavar="DIR", help="new folder")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the page and its pictures; the folder appears when it is complete.
+
+    Raises:
+        DataError: the folder exists or cannot be written, the checkpoint cannot be read
+            or is dense, or matplotlib is missing.
+    """
+    path, out = options.checkpoint, options.out
+    if out.exists():
+        raise DataError(f"{out}: exists already; choose a new folder")
+    if not out.absolute().parent.is_dir():
+        raise DataError(f"{out.absolute().parent}: no such folder")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq logs all
+    try:
+        from .. import page
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise DataError("inspect needs matplotlib: pip install matplotlib") from None
+    checkpoint = read_checkpoint(path)
+    try:
+        found = inspect(checkpoint)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: rules and blocks do not fit: {reason}") from None
+    pictures = page.draw(found)
+    text = page.write(found, pictures, path.name)
+    files = {**pictures, "index.html": text.encode()}
+    partial = None
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=".inspect-", dir=out.absolute().parent))
+        partial.chmod(0o755)
+        for name, data in files.items():
+            (partial / name).write_bytes(data)
+        partial.rename(out)
+    except OSError as error:
+        raise DataError(f"{out}: {error.strerror or error}") from None
+    finally:
+        if partial:
+            shutil.rmtree(partial, ignore_errors=True)
+    print(f"{out / 'index.html'}: {len(found.rules)} rules, {len(found.layers)} layers")
