@@ -11,8 +11,7 @@ setup(
     license="MIT",
     python_requires=">=3.9",
     packages=find_packages(include=["fairseq_phm", "fairseq_phm.*"]),
-    py_modules=["fairseq_phm_cli"],
-    entry_points={"console_scripts": ["fairseq-phm = fairseq_phm_cli:main"]},
+    entry_points={"console_scripts": ["fairseq-phm = fairseq_phm.commands:main"]},
     install_requires=["numpy", "torch>=2.0", "tqdm"],
     extras_require={
         "export": [

@@ -7,8 +7,7 @@ A subcommand NAME is the module ``fairseq_phm/commands/NAME.py`` with
 - ``run(options)``, which raises ``DataError`` with one line for bad input;
 - if it needs it, ``parse(parser, arguments)``, in place of ``parser.parse_args``.
 
-The module is imported when its subcommand is called. This file imports nothing of the
-package at the top, so that ``fairseq_phm_cli`` can list the commands without torch.
+The module is imported when its subcommand is called.
 """
 
 import argparse
