@@ -237,6 +237,8 @@ def densified(rebuilt: Rebuilt) -> Rebuilt:
             )
     options = {k: v for k, v in vars(rebuilt.args).items() if not _is_phm(k)}
     options.update(arch=stock, _name=stock)
+    if options.get("base_shuffle") is False:
+        options["base_shuffle"] = 0  # fairseq's default for it is no number
     state = dense_state(rebuilt.model)
     return build(argparse.Namespace(**options), rebuilt.source, rebuilt.target, state)
 
@@ -291,7 +293,7 @@ def stock_checkpoint(
         "args": None,
         "cfg": {**cfg, "model": options},
         "model": dense.model.state_dict(),
-        "optimizer_history": checkpoint.get("optimizer_history") or [{}],
+        "optimizer_history": _history(checkpoint),
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
     if namespace:
@@ -302,6 +304,18 @@ def stock_checkpoint(
         made["args"] = argparse.Namespace(**options)
         made["cfg"] = None
     return made
+
+
+def _history(checkpoint: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """Return the last entry of the optimizers' history, with all that fairseq reads."""
+    last = (checkpoint.get("optimizer_history") or [{}])[-1]
+    defaults = {
+        "criterion_name": "",
+        "optimizer_name": "",
+        "lr_scheduler_state": {},
+        "num_updates": 0,
+    }
+    return [{**defaults, **last}]
 
 
 def _cfg(checkpoint: Mapping[str, Any], options: Dict[str, Any]) -> Dict[str, Any]:

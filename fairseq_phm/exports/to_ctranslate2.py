@@ -29,7 +29,9 @@ import ctranslate2
 folder = Path(__file__).resolve().parent
 translator = ctranslate2.Translator(str(folder), device="cpu")
 {setup}for line in sys.stdin:
-    result = translator.translate_batch([{split}], beam_size=5)[0]
+    result = translator.translate_batch(
+        [{split}], beam_size=5, max_decoding_length={limit}
+    )[0]
     print({join}, flush=True)
 '''
 PLAIN = {
@@ -72,7 +74,10 @@ def export(source: Source, folder: Path, quantization: str = "float32") -> str:
         shutil.copy(path, folder / path.name)
     if source.sentencepiece:
         shutil.copy(source.sentencepiece, folder / SENTENCEPIECE)
-    example = EXAMPLE.format(**(PIECES if source.sentencepiece else PLAIN))
+    positions = getattr(source.rebuilt.args, "max_target_positions", None) or 1024
+    example = EXAMPLE.format(
+        **(PIECES if source.sentencepiece else PLAIN), limit=min(256, positions - 2)
+    )
     (folder / "example.py").write_text(example, encoding="utf-8")
     # The weights are read as they are stored: "default" keeps their type.
     translator = ctranslate2.Translator(
