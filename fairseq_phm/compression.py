@@ -291,7 +291,10 @@ def _task(state: Mapping[str, Tensor]) -> SimpleNamespace:
                 made[size].add_symbol(f"w{number}")
         return made[size]
 
-    source, target = map(dictionary, SECTIONS)
+    encoder, decoder = SECTIONS
+    target = dictionary(decoder)
+    encodes = any(key.startswith(f"{encoder}.") for key in state)
+    source = dictionary(encoder) if encodes else target  # a language model
     return SimpleNamespace(
         source_dictionary=source, src_dict=source, dictionary=target,
         target_dictionary=target, tgt_dict=target, output_dictionary=target,

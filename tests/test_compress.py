@@ -19,6 +19,7 @@ from fairseq_phm.functional import (
     make_cp_factors,
     multiplication_rule,
 )
+from fairseq_phm.models.architectures import phm_transformer_lm
 from fairseq_phm.modules.linear import PHMLinearRows
 from fairseq_phm.nearest import (
     nearest_blocks,
@@ -284,7 +285,8 @@ def test_language_models(tmp_path):
         decoder_layers=2, decoder_attention_heads=4, max_target_positions=64,
         tokens_per_sample=64,
     )  # fmt: skip
-    ARCH_CONFIG_REGISTRY["transformer_lm"](args)
+    phm_transformer_lm(args)  # fairseq's sizes
+    args.tpu = False
     task = Task()
     task.output_dictionary = task.dictionary = task.source_dictionary
     dense = MODEL_REGISTRY["transformer_lm"].build_model(copy.deepcopy(args), task)

@@ -403,7 +403,7 @@ def test_bad_options_and_declarations(raw, tmp_path):
     assert "unknown language 'fr'" in unknown
     file = tmp_path / "own.toml"
     for text, message in (
-        ('title = "x"\nkind = "paralel"', "kind must be one of parallel, table"),
+        ('title = "x"\nkind = "paralel"', "kind must be one of parallel, text, table"),
         ('title = "x"\nkind = "parallel"', "a parallel text needs two languages"),
         ('title = "x"\nkind = "table"', "the columns of a table need a label"),
         ('title = "x"\nkind = "table"\nlang = "x"', "unknown key 'lang'"),
