@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import re
 from argparse import Namespace
-from types import SimpleNamespace
 from typing import (
     Any,
     Dict,
@@ -25,7 +24,6 @@ from typing import (
 )
 
 import torch
-from fairseq.data import Dictionary
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -37,6 +35,7 @@ from .models.base import PREFIX, PHMModel
 from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
 from .modules.linear import PHMLinearRows
 from .nearest import nearest_blocks, nearest_cp, nearest_rule, rearrange, relative_error
+from .rebuild import Vocabularies, vocabulary_sizes
 from .spec import RULE_FACTORS, RULES
 from .substitution import count_parameters
 
@@ -264,41 +263,15 @@ def _build(
     plain = kind.config()
     without = {one: getattr(plain, one) for one in chosen if one != ATTENTION_DIM}
     _set(stored, name, {**without, "phm_n": 1})
-    dense = kind.build_model(copy.deepcopy(stored), _task(state))
+    sizes = vocabulary_sizes(state)
+    if None in sizes:
+        raise DataError("there are no embeddings in the checkpoint")
+    dense = kind.build_model(copy.deepcopy(stored), Vocabularies(*sizes))
     dense.load_state_dict(dict(state))
     _unwrap(dense)
     _set(stored, name, chosen)
     options = kind.configure(stored).phm_options()
     return dense, kind.substitution(copy.deepcopy(dense), **options)
-
-
-def _task(state: Mapping[str, Tensor]) -> SimpleNamespace:
-    """Return what a model asks of a task: dictionaries of the sizes of embeddings."""
-    made: Dict[int, Dictionary] = {}
-
-    def dictionary(stack: str) -> Dictionary:
-        found = [
-            len(value)
-            for key, value in state.items()
-            if re.fullmatch(
-                rf"{stack}\.embed_tokens\.(embeddings\.\d+\.0\.)?weight", key
-            )
-        ]
-        size = sum(found)
-        if size not in made:
-            made[size] = Dictionary()
-            for number in range(len(made[size]), size):
-                made[size].add_symbol(f"w{number}")
-        return made[size]
-
-    encoder, decoder = SECTIONS
-    target = dictionary(decoder)
-    encodes = any(key.startswith(f"{encoder}.") for key in state)
-    source = dictionary(encoder) if encodes else target  # a language model
-    return SimpleNamespace(
-        source_dictionary=source, src_dict=source, dictionary=target,
-        target_dictionary=target, tgt_dict=target, output_dictionary=target,
-    )  # fmt: skip
 
 
 def _unwrap(model: nn.Module) -> None:

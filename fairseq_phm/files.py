@@ -63,6 +63,27 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
             _remove(partial)
 
 
+def refuse_existing(output: Path, force: bool, *inputs: Path) -> None:
+    """Refuse an output that cannot be written, or must not be.
+
+    Args:
+        output: file or folder to write.
+        force: it may exist.
+        inputs: files that it must not be.
+
+    Raises:
+        DataError: it exists, is an input, or has no folder.
+    """
+    if not output.absolute().parent.is_dir():
+        raise DataError(f"{output}: no such folder: {output.absolute().parent}")
+    if not output.exists():
+        return
+    if any(path.exists() and output.samefile(path) for path in inputs):
+        raise DataError(f"{output}: is the input")
+    if not force:
+        raise DataError(f"{output}: exists; --force replaces it")
+
+
 def _remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():

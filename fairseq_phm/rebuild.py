@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
@@ -151,6 +152,10 @@ def vocabulary_sizes(
     """
     sizes: Dict[str, Optional[int]] = {}
     for stack in ("encoder", "decoder"):
+        adaptive = re.compile(rf"{stack}\.embed_tokens\.embeddings\.\d+\.0\.weight")
+        parts = [len(value) for key, value in state.items() if adaptive.fullmatch(key)]
+        if parts:
+            sizes[stack] = sum(parts)
         for name in ("embed_tokens", "output_projection", "fc_out"):
             weight = state.get(f"{stack}.{name}.weight")
             if weight is not None:

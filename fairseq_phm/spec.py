@@ -63,8 +63,7 @@ class PHMSpec:
         0,
         "CP rank R of learned rules, 1 to n^2: the products of a projection with many "
         "tokens take R/n^2 of the dense multiply-adds, in training and generation, and "
-        "a rule has 3 n R numbers; R = n is fast and learns about as well. 0: a full "
-        "rule, n^3, as in the paper",
+        "a rule has 3 n R numbers; R = n is fast. 0: a full rule, n^3, as in the paper",
     )
     rule_lr: Optional[float] = _option(
         None,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 from .. import require_fairseq
 from ..checkpoint import read_checkpoint, write_checkpoint
 from ..errors import DataError
-from ..files import written_whole
+from ..files import refuse_existing, written_whole
 from ..functional import ALGEBRAS
 from ..modules.lstm import GATES
 from ..substitution.scopes import SHARE_RULE
@@ -79,12 +79,7 @@ def run(options: argparse.Namespace) -> None:
     """
     outputs = [options.output] + ([options.json] if options.json else [])
     for path in outputs:
-        if path.exists() and not options.force:
-            raise DataError(f"{path}: exists already; --force replaces it")
-        if not path.absolute().parent.is_dir():
-            raise DataError(f"{path}: no such folder")
-        if path.exists() and options.input.exists() and path.samefile(options.input):
-            raise DataError(f"{path}: is the input")
+        refuse_existing(path, options.force, options.input)
     checkpoint = read_checkpoint(options.input)
     require_fairseq("compression")
     from ..compression import compress

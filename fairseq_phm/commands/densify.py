@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> None:
     """
     from .. import require_fairseq
     from ..checkpoint import read_checkpoint, write_checkpoint
+    from ..files import refuse_existing
 
     require_fairseq("densify")
     from ..rebuild import stock_checkpoint
@@ -79,15 +80,3 @@ def compared(
     if not difference <= TOLERANCE:
         raise DataError(f"{path}: the dense scores differ by {difference:.1g}")
     return rebuilt, dense, difference
-
-
-def refuse_existing(output: Path, force: bool, *inputs: Path) -> None:
-    """Raise DataError for an output that exists, is an input, or has no folder."""
-    if not output.absolute().parent.is_dir():
-        raise DataError(f"{output}: no such folder: {output.absolute().parent}")
-    if not output.exists():
-        return
-    if any(path.exists() and output.samefile(path) for path in inputs):
-        raise DataError(f"{output}: is the input")
-    if not force:
-        raise DataError(f"{output}: exists; --force replaces it")

@@ -5,7 +5,8 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import DataError
-from .densify import DATA_HELP, refuse_existing
+from ..files import refuse_existing
+from .densify import DATA_HELP
 
 HELP = "write a model for CTranslate2, TorchScript, ONNX or as safetensors"
 DESCRIPTION = (

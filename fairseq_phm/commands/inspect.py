@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 
 from ..checkpoint import read_checkpoint
 from ..errors import DataError
+from ..files import folder_written_whole
 from ..inspection import inspect
 
 HELP = "show the rules that a PHM model has learned, as a page with pictures"
@@ -60,16 +59,7 @@ def run(options: argparse.Namespace) -> None:
     pictures = page.draw(found)
     text = page.write(found, pictures, path.name)
     files = {**pictures, "index.html": text.encode()}
-    partial = None
-    try:
-        partial = Path(tempfile.mkdtemp(prefix=".inspect-", dir=out.absolute().parent))
-        partial.chmod(0o755)
+    with folder_written_whole(out) as folder:
         for name, data in files.items():
-            (partial / name).write_bytes(data)
-        partial.rename(out)
-    except OSError as error:
-        raise DataError(f"{out}: {error.strerror or error}") from None
-    finally:
-        if partial:
-            shutil.rmtree(partial, ignore_errors=True)
+            (folder / name).write_bytes(data)
     print(f"{out / 'index.html'}: {len(found.rules)} rules, {len(found.layers)} layers")

@@ -13,19 +13,16 @@ from data_prep.declaration import DataSet
 from fairseq_phm.tasks.classification import split_file
 from fairseq_phm.tasks.tsv import numbered_lines
 
-from ..report import tables
 from .data import Data, GivenTables
 from .fairseq_process import follow, load_model
 from .hardware import check_machine, precision_flags, threads_of_a_job
 from .options import parse_classification, program
-from .run import USER_DIR, Run, runs_of
+from .run import USER_DIR, Run, go_and_print, runs_of
 from .settings import Classification
 from .stages import (
     RunError,
     Stage,
     errors_in_one_line,
-    in_threads,
-    read_json,
     stamps,
 )
 
@@ -42,9 +39,7 @@ def main() -> None:
             else Data(source, experiment.folder, "table")
         )
         runs = runs_of(ClassificationRun, experiment, data)
-        in_threads(Run.go, runs, experiment.machine.jobs)
-        if "score" in experiment.stages:
-            print("\n" + "\n\n".join(tables([read_json(run.result) for run in runs])))
+        go_and_print(runs)
 
 
 @dataclass(frozen=True)

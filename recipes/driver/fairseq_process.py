@@ -13,7 +13,7 @@ import warnings
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional
 
 from tqdm import tqdm
 
@@ -55,26 +55,37 @@ def train(
         "--log-format", "json",
         *(["--max-epoch", str(epochs)] if epochs else ["--max-update", str(updates)]),
     ]  # fmt: skip
-    valid = ""
+    log = folder / (f"train-node{node}.log" if node else "train.log")
     with tqdm(total=updates or None, unit="update", desc=name) as bar:
-        log = folder / (f"train-node{node}.log" if node else "train.log")
-        for line in follow(command, log, threads):
-            per_epoch = re.search(r"grouped total_num_itrs = (\d+)", line)
-            if per_epoch and epochs:
-                bar.total = epochs * int(per_epoch[1])
-            entry = log_entry(line)
-            if not entry:
-                continue
-            kind, values = entry
-            if kind == "valid":
-                valid = f", valid {values['loss']}"
-                if "accuracy" in values:
-                    valid = f", valid accuracy {values['accuracy']}"
-                continue
-            shown = f"loss {values['loss']}{valid}, {values['wps']} tokens/s"
-            bar.set_postfix_str(shown, refresh=False)
-            bar.update(int(values["num_updates"]) - bar.n)
+        _show(bar, follow(command, log, threads), epochs)
     require_checkpoint(folder)
+
+
+def _show(bar: tqdm, lines: Iterable[str], epochs: int) -> None:
+    """Move a progress bar by the lines of a training's log.
+
+    Args:
+        bar: of updates.
+        lines: of the log.
+        epochs: length of the training, where it tells the number of updates; or 0.
+    """
+    valid = ""
+    for line in lines:
+        per_epoch = re.search(r"grouped total_num_itrs = (\d+)", line)
+        if per_epoch and epochs:
+            bar.total = epochs * int(per_epoch[1])
+        entry = log_entry(line)
+        if not entry:
+            continue
+        kind, values = entry
+        if kind == "valid":
+            valid = f", valid {values['loss']}"
+            if "accuracy" in values:
+                valid = f", valid accuracy {values['accuracy']}"
+            continue
+        shown = f"loss {values['loss']}{valid}, {values['wps']} tokens/s"
+        bar.set_postfix_str(shown, refresh=False)
+        bar.update(int(values["num_updates"]) - bar.n)
 
 
 def trained_updates(folder: Path) -> int:

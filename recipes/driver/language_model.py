@@ -11,14 +11,13 @@ from typing import Any, Dict, List, Tuple
 
 from data_prep.text import read_lines
 
-from ..report import tables
 from .data import Data
 from .fairseq_process import follow, load_parameters
 from .hardware import check_machine, precision_flags, threads_of_a_job
 from .options import parse_language_model, program
-from .run import USER_DIR, Run, runs_of
+from .run import USER_DIR, Run, go_and_print, runs_of
 from .settings import LanguageModel
-from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
+from .stages import RunError, Stage, errors_in_one_line, read_json
 from .training_log import lowest_loss
 from .translation import NEVER, without_phm
 
@@ -29,10 +28,7 @@ def main() -> None:
     with errors_in_one_line(program("language_model")):
         check_machine(experiment.machine)
         data = Data(experiment.source, experiment.folder, "text")
-        runs = runs_of(LanguageModelRun, experiment, data)
-        in_threads(Run.go, runs, experiment.machine.jobs)
-        if "score" in experiment.stages:
-            print("\n" + "\n\n".join(tables([read_json(run.result) for run in runs])))
+        go_and_print(runs_of(LanguageModelRun, experiment, data))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Dict, List, Sequence, Type, TypeVar
 
 from data_prep.workspace import write_json
 
+from ..report import tables
 from .data import AnyData
 from .fairseq_process import train
 from .hardware import provenance, threads_of_a_job, train_command
@@ -20,7 +21,7 @@ from .lock import locked
 from .models import Model
 from .results import note
 from .settings import ROOT, Experiment
-from .stages import Stage, digest, read_json, run_stages
+from .stages import Stage, digest, in_threads, read_json, run_stages
 from .training_log import read_training
 
 USER_DIR = ["--user-dir", str(ROOT / "fairseq_phm")]
@@ -171,3 +172,15 @@ def runs_of(kind: Type[AnyRun], experiment: Experiment, data: AnyData) -> List[A
         for seed in experiment.seeds
         for model in experiment.models
     ]
+
+
+def go_and_print(runs: Sequence[Run]) -> None:
+    """Run all stages of all runs of an experiment, and print the tables of scores.
+
+    Raises:
+        RunError: a stage failed; the other runs end.
+    """
+    experiment = runs[0].experiment
+    in_threads(Run.go, runs, experiment.machine.jobs)
+    if "score" in experiment.stages:
+        print("\n" + "\n\n".join(tables([read_json(run.result) for run in runs])))
