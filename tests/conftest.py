@@ -18,6 +18,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
+from forked import run_module
 
 from fairseq_phm import PHMTransformerModel
 
@@ -44,18 +45,16 @@ TINY = dict(
 
 def run(tool, *arguments, cwd=ROOT, check=True, stdin=None, env=None):
     """Output of ``fairseq-TOOL``; fails with that output when the tool fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, arguments)],
-        cwd=cwd,
-        env={"OMP_NUM_THREADS": "2", **os.environ, **(env or {})},
-        input=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    status, output = run_module(
+        f"fairseq_cli.{tool}",
+        arguments,
+        cwd,
+        {"OMP_NUM_THREADS": "2", **os.environ, **(env or {})},
+        stdin,
     )
     if check:
-        assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
+        assert status == 0, output[-4000:]
+    return output
 
 
 def hydra_train(config, folder):

@@ -150,9 +150,6 @@ def follow(
         RunError: the command failed; its last line is in the message.
     """
     last = ""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(command)}\n")
         process = subprocess.Popen(
@@ -161,7 +158,7 @@ def follow(
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
-            env=environment,
+            env=environment(threads),
             pass_fds=inherited(log.parent),
             preexec_fn=end_with_parent,
         )
@@ -175,6 +172,14 @@ def follow(
             if process.wait() and sys.exc_info()[0] is None:
                 name = Path(command[0]).name
                 raise RunError(f"{name} failed, see {log}: {last}")
+
+
+def environment(threads: Optional[int] = None) -> Dict[str, str]:
+    """Make the environment of a program that imports this project."""
+    threads_of_it = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    return {
+        **os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **threads_of_it
+    }  # fmt: skip
 
 
 def drop_broken_checkpoint(folder: Path) -> None:
