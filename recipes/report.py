@@ -26,6 +26,7 @@ from data_prep.workspace import atomic_path
 from .driver.models import Model
 from .driver.picture import draw
 from .driver.settings import slug
+from .driver.training_log import converged
 
 HERE = Path(__file__).parent
 FIGURES = "results/figures/"
@@ -39,6 +40,13 @@ SETTINGS = (
     "tokens_per_sample",
 )  # fmt: skip
 """Runs that differ in one of these are in different tables."""
+
+MARK = " †"
+"""Of models that have not converged."""
+
+MARKED = (
+    "† not converged: in a run the loss fell by 0.01 nats or more in the last fifth."
+)
 
 MEANS = ("factors", "weights", "none", "")
 Run = Dict[str, Any]
@@ -181,6 +189,8 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
         texts.append(f"{heading}{experiment}")
         for table in group:
             texts += [_main_table(table, style), _caption(table)]
+            if any(map(_unconverged, table.rows.values())):
+                texts[-1] += f" {MARKED}"
             if heading:
                 texts.append(f"![{_title(table)}]({FIGURES}{table.name}.svg)")
         notes = HERE / "results" / "notes" / f"{slug(experiment)}.md"
@@ -328,7 +338,7 @@ def _main_table(table: Table, style: str) -> str:
     columns = COLUMNS[table.task]
     rows = []
     for (model, mean), runs in table.rows.items():
-        row = {"model": model.name}
+        row = {"model": model.name + MARK * _unconverged(runs)}
         if len(table.means) > 1:
             row["mean of"] = mean
         rows.append(row | {header: make(runs) for header, make in columns.items()})
@@ -336,6 +346,10 @@ def _main_table(table: Table, style: str) -> str:
     return tabulate(
         rows, headers="keys", tablefmt=style, colalign=align, disable_numparse=True
     )
+
+
+def _unconverged(runs: List[Run]) -> bool:
+    return any(run.get("curve") and not converged(run["curve"]) for run in runs)
 
 
 def _title(table: Table) -> str:

@@ -17,7 +17,7 @@ TRANSLATION = {
     "languages": ["xx", "yy"], "updates": 900, "bleu_signature": "tok:13a",
     "mean": "factors", "checkpoints": 8, "beam": 5, "lenpen": 0.6, "published": [],
     "training_seconds": 1234.5, "decoding_seconds": 6.7, "hardware": "CPU, 1 threads",
-    "curve": [[300, 6.0, 5.5], [600, 5.0, 4.5], [900, 4.0, 4.0]],
+    "curve": [[300, 6.0, 4.5], [600, 5.0, 4.0], [900, 4.0, 4.0]],
 }  # fmt: skip
 CLASSIFICATION = {
     "experiment": "Toy", "model": "dense", "seed": 1, "epochs": 3, "accuracy": 80.0,
@@ -97,6 +97,15 @@ def test_means_of_checkpoints_are_rows():
     _, table, caption = report.tables(runs, "github")
     assert ["PHM n=4", "weights"] in [row[:2] for row in cells(table)]
     assert "mean of factors" not in caption
+
+
+def test_a_run_that_has_not_converged_is_marked():
+    falling = [[updates, None, 9 - updates / 100] for updates in range(0, 900, 90)]
+    resting = [*falling, [1200, None, falling[-1][2]]]
+    runs = [{**RUNS[4], "curve": curve} for curve in (falling, resting)]
+    marked, caption = report.tables(runs[:1], "github")[1:]
+    assert cells(marked)[2][0] == "dense †" and "† not converged" in caption
+    assert "†" not in "".join(report.tables(runs[1:], "github"))
 
 
 def test_classification_without_task_and_by_group():

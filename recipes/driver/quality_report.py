@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
-from ..report import data_text, spread
+from ..report import MARK, MARKED, data_text, spread
 from .models import DENSE, Model
 from .settings import VIEWS
 
@@ -27,8 +27,7 @@ NOTE = (
     "token as fairseq logs it, of the best checkpoint; BLEU of the test set. Each "
     "model at the learning rate of its lowest validation loss (first seed). "
     "Parameters without embeddings. Throughput of training over the dense model's, "
-    "measured in the same run. † not converged: in a run the loss fell by 0.01 nats or "
-    "more in the last fifth. * at the edge of the sweep."
+    f"measured in the same run. {MARKED} * at the edge of the sweep."
 )
 Line = Dict[str, Any]
 
@@ -270,7 +269,7 @@ def _scores(runs: Runs, model: Model, part: str, reference: Model) -> Dict[str, 
     """Cells for loss and BLEU, and how much they are above a dense model's."""
     lines, diverged = runs.of(model, part), runs.diverged(model, part)
     loss = spread([line["validation_loss"] for line in lines], ".3f")
-    loss += "" if all(line["converged"] for line in lines) else " †"
+    loss += "" if all(line["converged"] for line in lines) else MARK
     loss += f" ({diverged} diverged)" if diverged else ""
 
     def difference(key: str, form: str) -> str:
