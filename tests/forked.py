@@ -1,12 +1,13 @@
-"""Programs of this environment as processes that need not import fairseq first.
+"""Python programs as processes that need not import torch and fairseq first.
 
-A server process has imported it, and forks. What a program does, prints and ends with
-is what ``python -m MODULE`` would; only the seconds of the import are saved.
+A server process has imported them, and forks. What a program does, prints and ends
+with is what the same call of the interpreter gives, without the seconds of the import.
 """
 
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,47 +16,79 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["fairseq.checkpoint_utils", "fairseq.tasks", "fairseq.trainer"]
 )
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_module(module, arguments, cwd, env, stdin=None):
-    """Exit status and output, stderr included, of ``python -m module arguments``."""
+def python(*arguments, cwd=ROOT, env=None, stdin="", merged=False, check=False):
+    """Run ``python ARGUMENTS``, which begin with ``-m MODULE``, ``-c CODE`` or a file.
+
+    Args:
+        cwd: where it runs.
+        env: its whole environment; that of this process.
+        stdin: text that it can read.
+        merged: its errors go to stdout, too.
+        check: fail, with the end of the output, if it fails.
+
+    Returns:
+        What :func:`subprocess.run` does.
+    """
+    arguments = list(map(str, arguments))
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / name for name in ("stdin", "output")}
-        files["stdin"].write_text(stdin or "", encoding="utf-8")
-        files["output"].touch()
+        files = [str(Path(folder, name)) for name in ("stdin", "stdout", "stderr")]
+        Path(files[0]).write_text(stdin, encoding="utf-8")
+        if merged:
+            files[2] = files[1]
+        env = dict(os.environ if env is None else env)
         process = CONTEXT.Process(
-            target=_main, args=(module, list(map(str, arguments)), cwd, env, files)
+            target=_become, args=(arguments, str(cwd), env, files)
         )
         process.start()
         process.join()
-        return process.exitcode, files["output"].read_text(encoding="utf-8")
+        out, err = (Path(file).read_text(encoding="utf-8") for file in files[1:])
+    if check:
+        assert process.exitcode == 0, (out + err)[-4000:]
+    return subprocess.CompletedProcess(
+        arguments, process.exitcode, out, "" if merged else err
+    )
 
 
-def _main(module, arguments, cwd, env, files):
-    """Become the program."""
-    output = os.open(files["output"], os.O_WRONLY | os.O_APPEND)
-    for target, source in ((0, os.open(files["stdin"], os.O_RDONLY)), (1, output)):
-        os.dup2(source, target)
-    os.dup2(output, 2)
+def _become(arguments, cwd, env, files):
+    """Be the program: its streams, environment and folder, its end."""
+    for number, file in enumerate(files):
+        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
     sys.stdin = open(0, encoding="utf-8", closefd=False)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.path.insert(0, str(cwd))
-    sys.argv = [module, *arguments]
     import torch
 
     torch.set_num_threads(int(env.get("OMP_NUM_THREADS", 2)))
     status = 0
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if not isinstance(stop.code, (int, type(None))):
-            print(stop.code, file=sys.stderr)
+        _run(arguments, cwd)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else int(bool(end.code))
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _run(arguments, cwd):
+    first, *rest = arguments
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [cwd, *filter(None, paths)]
+    if first == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = arguments
+        sys.path[0] = str(Path(first).parent)
+        runpy.run_path(first, run_name="__main__")

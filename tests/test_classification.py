@@ -2,14 +2,13 @@
 
 import random
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, hydra_train, run
 from fairseq.data import Dictionary
+from forked import python
 from torch import nn
 
 from fairseq_phm import (
@@ -61,11 +60,7 @@ def train(corpus, folder, *flags, check=True, epochs=1):
 
 
 def predict_command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "fairseq_phm.predict", *map(str, arguments), "--cpu"],
-        capture_output=True,
-        text=True,
-    )
+    return python("-m", "fairseq_phm.predict", *arguments, "--cpu")
 
 
 @pytest.fixture(scope="module")

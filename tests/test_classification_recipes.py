@@ -3,10 +3,10 @@
 import json
 import random
 import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
+from forked import python
 
 TOY = """
 title = "Few or many distinct words"
@@ -44,12 +44,7 @@ def rows(tmp_path_factory):
 
 
 def recipe(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "recipes.driver.classification", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    return python("-m", "recipes.driver.classification", *arguments)
 
 
 def settings(rows, out, *more):

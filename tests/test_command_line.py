@@ -4,13 +4,12 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, hydra_train, run
+from forked import python
 
 PLUGIN = str(ROOT / "fairseq_phm")
 CHECKS_TYPES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
@@ -78,15 +77,11 @@ def test_generate_keeps_every_sentence(corpus, trained):
 
 def test_generates_with_the_mean_of_checkpoints(corpus, trained, tmp_path):
     averaged = tmp_path / "averaged.pt"
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "fairseq_phm.average", "--mean", "weights",
-            "--inputs", trained / "checkpoint1.pt", trained / "checkpoint_last.pt",
-            "--output", averaged,
-        ],
-        cwd=ROOT, capture_output=True, text=True,
+    done = python(
+        "-m", "fairseq_phm.average", "--mean", "weights",
+        "--inputs", trained / "checkpoint1.pt", trained / "checkpoint_last.pt",
+        "--output", averaged, check=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     assert "mean of 2 checkpoints, updates 3 to 4" in done.stdout
     output = run("generate", corpus / "bin", "--path", averaged, *GENERATE)
     assert sorted(map(int, hypotheses(output))) == list(range(LINES["test"]))
@@ -217,7 +212,7 @@ def test_eval_bleu_checkpoint_loads_safely(corpus, tmp_path):
             "import sys, fairseq_phm, torch\n"
             "torch.load(sys.argv[1], weights_only=True)['extra_state']\n"
         )
-        subprocess.run([sys.executable, "-c", code, checkpoint], check=True, cwd=ROOT)
+        python("-c", code, checkpoint, check=True)
     output = run("generate", corpus / "bin", "--path", checkpoint, *GENERATE)
     assert len(hypotheses(output)) == LINES["test"]
 
@@ -227,10 +222,7 @@ def test_other_types_are_still_refused(tmp_path):
         pytest.skip("torch < 2.6 does not check by default")
     torch.save({"x": Path("y")}, tmp_path / "x.pt")
     code = "import sys, fairseq_phm, torch; torch.load(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "x.pt"],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    done = python("-c", code, tmp_path / "x.pt")
     assert done.returncode and "weights_only" in done.stderr.lower()
 
 
@@ -296,26 +288,19 @@ def test_from_pretrained(corpus, trained):
         "    user_dir=sys.argv[3])\n"
         "print(len(model.translate(['1 2 3', '4 5'], beam=2)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, trained, corpus / "bin", PLUGIN],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stdout.strip().endswith("2"), done.stdout
+    done = python("-c", code, trained, corpus / "bin", PLUGIN, check=True)
+    assert done.stdout.strip().endswith("2"), done.stdout
 
 
 def test_imported_plugin_and_user_dir_of_another_copy(corpus, trained, tmp_path):
     copy = tmp_path / "clone" / "fairseq_phm"
     shutil.copytree(PLUGIN, copy, ignore=shutil.ignore_patterns("__pycache__"))
     code = "import fairseq_phm; from fairseq_cli.generate import cli_main; cli_main()"
-    done = subprocess.run(
-        [
-            sys.executable, "-c", code, corpus / "bin", "--path",
-            trained / "checkpoint_best.pt", *GENERATE, "--user-dir", copy,
-        ],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    done = python(
+        "-c", code, corpus / "bin", "--path", trained / "checkpoint_best.pt",
+        *GENERATE, "--user-dir", copy, cwd=tmp_path, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
     assert len(hypotheses(done.stdout)) == LINES["test"]
 
 
@@ -348,14 +333,8 @@ def test_bad_flags_end_in_one_clear_line(corpus, tmp_path, flags, message):
 
 
 def test_help_explains_every_flag():
-    done = subprocess.run(
-        [sys.executable, "-m", "fairseq_phm"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    text = done.stdout
-    assert done.returncode == 0 and "--encoder-embed-dim" in text
+    text = python("-m", "fairseq_phm", check=True).stdout
+    assert "--encoder-embed-dim" in text
     flags = {
         "n", "attention-n", "ffn-n", "encoder-n", "decoder-n", "rule", "freeze-rule",
         "share-rule", "fuse-qkv", "rank", "attention-dim",

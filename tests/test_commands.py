@@ -3,14 +3,13 @@
 import argparse
 import os
 import pickle
-import subprocess
-import sys
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Task, tiny_transformer
+from conftest import Task, tiny_transformer
+from forked import python
 
 from fairseq_phm import DataError, safe_load
 from fairseq_phm.checkpoint import read_checkpoint
@@ -62,11 +61,7 @@ def test_flags_of_a_model(command):
 
 @pytest.mark.parametrize("arguments", [[], ["phm_lstm"], ["flags", "phm_lstm"]])
 def test_former_calls_of_the_module(arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "fairseq_phm", *arguments],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = python("-m", "fairseq_phm", *arguments, check=True)
     assert ("--phm-gates" if arguments else "--phm-fuse-qkv") in done.stdout
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from forked import python
 
 from data_prep import DataError, declaration
 from data_prep.prepare import prepare
@@ -60,13 +61,11 @@ def table(tmp_path):
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "data_prep", *map(str, arguments)]
+    return ["-m", "data_prep", *map(str, arguments)]
 
 
 def run(*arguments, **options):
-    done = subprocess.run(
-        command(*arguments), cwd=ROOT, capture_output=True, text=True, **options
-    )
+    done = python(*command(*arguments), **options)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -185,7 +184,9 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path):
     arguments = ("--raw", tmp_path / "raw", *PAIR, "--workers", "2", "--out")
     for seconds in (0.3, 0.5, 0.7, 1.0, 1.5, 4.0):
         process = subprocess.Popen(
-            command(*arguments, out), cwd=ROOT, stdout=subprocess.DEVNULL
+            [sys.executable, *command(*arguments, out)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
         )
         time.sleep(seconds)
         finished = process.poll() is not None

@@ -4,13 +4,13 @@ import argparse
 import importlib
 import random
 import re
-import subprocess
 import sys
 
 import pytest
 import torch
 from conftest import ROOT
 from fairseq.models import ARCH_MODEL_REGISTRY
+from forked import python
 
 from fairseq_phm import DataError
 from fairseq_phm.checkpoint import dense_state, read_checkpoint
@@ -114,12 +114,10 @@ def generate(which, data, paths, folder):
     """Hypotheses and scores by checkpoint, ``without`` the plugin or ``with`` it."""
     script = folder / "generate.py"
     script.write_text(GENERATE)
-    done = subprocess.run(
-        [sys.executable, script, which, data, *paths],
-        cwd=folder, env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True,
+    done = python(
+        script, which, data, *paths, cwd=folder, check=True,
+        env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
     found = {}
     for part in done.stdout.split("PATH ")[1:]:
         path, _, text = part.partition("\n")

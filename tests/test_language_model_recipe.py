@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from forked import python
 
 from data_prep.text import read_lines
 from recipes import report
@@ -94,11 +95,7 @@ def test_report_reads_the_lines(tmp_path):
     file = tmp_path / "runs.jsonl"
     runs = [{**line, "seed": 1}, {**line, "seed": 2, "word_perplexity": 22.0}]
     file.write_text("".join(json.dumps(run) + "\n" for run in runs))
-    done = subprocess.run(
-        [sys.executable, "-m", "recipes.report", file],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = python("-m", "recipes.report", file, check=True)
     assert "21.00 ± 1.41" in done.stdout and "5,678" in done.stdout
     del runs[0]["tokens_per_sample"]
     file.write_text(json.dumps(runs[0]) + "\n")

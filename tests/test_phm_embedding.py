@@ -5,8 +5,6 @@ import copy
 import io
 import random
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ from conftest import (
 )
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
+from forked import python
 from torch import nn
 
 from fairseq_phm import (
@@ -448,15 +447,11 @@ def test_command_line(corpus, tmp_path):
     losses = [float(x) for x in re.findall(r'"valid_loss": "([\d.]+)"', output)]
     assert losses[-1] < losses[0]
     averaged = tmp_path / "averaged.pt"
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "fairseq_phm.average", "--mean", "weights",
-            "--inputs", tmp_path / "checkpoint2.pt", tmp_path / "checkpoint3.pt",
-            "--output", averaged,
-        ],
-        cwd=ROOT, capture_output=True, text=True,
+    python(
+        "-m", "fairseq_phm.average", "--mean", "weights",
+        "--inputs", tmp_path / "checkpoint2.pt", tmp_path / "checkpoint3.pt",
+        "--output", averaged, check=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     for checkpoint in (tmp_path / "checkpoint_best.pt", averaged):
         output = run("generate", corpus, "--path", checkpoint, *common, "--beam", "3")
         assert len(re.findall(r"^H-\d+\t", output, re.MULTILINE)) == 11

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import python
 
 from data_prep.text import read_lines
 from recipes.driver.translation import without_phm
@@ -46,24 +47,13 @@ def command(corpus, *arguments):
     flags = [
         "--", "--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--cpu",
     ]  # fmt: skip
-    words = [
-        sys.executable,
-        "-m",
-        "recipes.driver.translation",
-        *options,
-        *files,
-        *arguments,
-    ]
-    return list(map(str, words + flags))
+    module = ["-m", "recipes.driver.translation"]
+    return list(map(str, [*module, *options, *files, *arguments, *flags]))
 
 
 def run(corpus, *arguments):
-    done = subprocess.run(
-        command(corpus, *arguments),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    done = python(
+        *command(corpus, *arguments), env={**os.environ, "OMP_NUM_THREADS": "2"}
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -103,8 +93,8 @@ def test_dense_twin_has_no_phm_flags():
 
 def test_interrupted_run_goes_on(corpus):
     process = subprocess.Popen(
-        command(corpus, "--updates", "40"), cwd=ROOT, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, *command(corpus, "--updates", "40")], cwd=ROOT,
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.time() + 120
     while not list(corpus.glob("runs/*/n4-*/train.log")) and time.time() < deadline:
@@ -180,9 +170,6 @@ def test_bad_options_end_in_one_line(corpus, flags, message):
 
 def test_demo_refuses_unknown_languages():
     languages = ["--src", "en", "--tgt", "zz"]
-    done = subprocess.run(
-        [sys.executable, "-m", "recipes.driver.translation", "cldr", *languages],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    done = python("-m", "recipes.driver.translation", "cldr", *languages)
     assert done.returncode == 2
     assert "demo corpus has the languages" in done.stderr.splitlines()[-1]
