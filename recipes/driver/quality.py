@@ -8,35 +8,30 @@ done are kept, and their checkpoints are not.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Collection, Dict, List, Mapping, Optional
 
-from data_prep.workspace import atomic_path, write_json
+from data_prep.workspace import write_json
 
 from .data import Data
 from .hardware import check_machine
 from .models import DENSE, Model
 from .options import parse_quality, program
 from .quality_report import EQUAL_TIME, EQUAL_UPDATES, SWEEP, read, report
+from .results import replace_lines
 from .settings import Quality, QualityReport
 from .stages import RunError, digest, errors_in_one_line, in_threads, read_json, step
 from .throughput import measure
+from .training_log import converged
 from .translation import TranslationRun, training_flags
 
 SAME_SPEED = 0.03
 """Of the dense model's throughput: what is not further from it trains no longer."""
-
-LAST = 0.2
-"""Share of a run at whose end a loss that has come to rest no longer falls."""
-
-AT_REST = 0.01 / math.log(2)
-"""0.01 nats in fairseq's bits: a fall of the loss that is less is none."""
 
 DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN")
 
@@ -256,14 +251,8 @@ class Benchmark:
     def record(self) -> None:
         """Write ``results.jsonl``; lines of other models and settings stay in it."""
         file, lines = self.folder / "results.jsonl", self.lines()
-        mine = {(line["benchmark"], line["model"]) for line in lines}
         before = read([file]) if file.is_file() else []
-        others = [
-            line for line in before if (line["benchmark"], line["model"]) not in mine
-        ]
-        with atomic_path(file) as partial, partial.open("w", encoding="utf-8") as out:
-            for line in [*others, *lines]:
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        replace_lines(file, before, lines, ("benchmark", "model"))
 
 
 def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:
@@ -292,29 +281,6 @@ def updates_of_equal_time(updates: int, throughput: float) -> int:
     if abs(throughput - 1) <= SAME_SPEED:
         return updates
     return max(1, round(updates * throughput))
-
-
-def converged(curve: Sequence[Sequence[Any]]) -> bool:
-    """Say whether the validation loss had come to rest.
-
-    It had if it was at its lowest before the last fifth of the run, or fell by less
-    than 0.01 nats there.
-
-    Args:
-        curve: [update, training loss, validation loss in bits] of each validation.
-
-    >>> converged([[80, 0, 5.0], [90, 0, 4.999], [100, 0, 4.995]])
-    True
-    """
-    points = [(updates, loss) for updates, _, loss in curve]
-    start = (1 - LAST) * points[-1][0]
-    before = [loss for updates, loss in points if updates <= start]
-    for (x, first), (following, second) in zip(points, points[1:]):
-        if x <= start <= following:
-            before.append(first + (second - first) * (start - x) / (following - x))
-    if not before or not all(math.isfinite(loss) for _, loss in points):
-        return False
-    return min(before) - min(loss for _, loss in points) < AT_REST
 
 
 if __name__ == "__main__":

@@ -6,7 +6,13 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+LAST = 0.2
+"""Share of a run at whose end a loss that has come to rest no longer falls."""
+
+AT_REST = 0.01 / math.log(2)
+"""0.01 nats in fairseq's bits: a fall of the loss that is less is none."""
 
 
 def log_entry(line: str) -> Optional[Tuple[str, Dict[str, str]]]:
@@ -56,3 +62,26 @@ def lowest_loss(training: Dict[str, Any]) -> float:
     """Find the lowest validation loss of a ``curve``; fairseq logs bits a token."""
     losses = [loss for _, _, loss in training["curve"] if not math.isnan(loss)]
     return min(losses, default=math.nan)
+
+
+def converged(curve: Sequence[Sequence[Any]]) -> bool:
+    """Say whether the validation loss had come to rest.
+
+    It had if it was at its lowest before the last fifth of the run, or fell by less
+    than 0.01 nats there.
+
+    Args:
+        curve: [update, training loss, validation loss in bits] of each validation.
+
+    >>> converged([[80, 0, 5.0], [90, 0, 4.999], [100, 0, 4.995]])
+    True
+    """
+    points = [(updates, loss) for updates, _, loss in curve]
+    start = (1 - LAST) * points[-1][0]
+    before = [loss for updates, loss in points if updates <= start]
+    for (x, first), (following, second) in zip(points, points[1:]):
+        if x <= start <= following:
+            before.append(first + (second - first) * (start - x) / (following - x))
+    if not before or not all(math.isfinite(loss) for _, loss in points):
+        return False
+    return min(before) - min(loss for _, loss in points) < AT_REST
