@@ -8,7 +8,8 @@ import sys
 
 from .commands import main
 
-arguments = sys.argv[1:]
-if not arguments or arguments[0].startswith("phm_"):
-    arguments = ["flags", *arguments]
-main(arguments, "python -m fairseq_phm")
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0].startswith("phm_"):
+        arguments = ["flags", *arguments]
+    main(arguments, "python -m fairseq_phm")

@@ -88,7 +88,8 @@ def find_rules(model: Mapping[str, Tensor]) -> RuleKeys:
 
     A shared rule is stored once, with one of its layers, and belongs to all layers of
     the same n below some module: it is the one with the most of the path in common; of
-    two in one attention block, the one of the same pair, q and k or v and out.
+    two in one attention block, the one of the same pair, q and k or v and out, to
+    which also a fused k and v belongs.
     """
     rules = {_parent(key): key for key in model if _name(key) == RULE}
     layers: Dict[str, List[str]] = {}
@@ -110,14 +111,34 @@ def find_rules(model: Mapping[str, Tensor]) -> RuleKeys:
             }
             nearest = [o for o in common if common[o] == max(common.values())]
             if len(nearest) > 1:
-                pair = PAIRS.get(_name(parent))
-                nearest = [o for o in nearest if PAIRS.get(_name(o)) == pair]
+                pair = _pair(parent, model)
+                nearest = [o for o in nearest if _pair(o, model) == pair]
             if len(nearest) != 1:
                 problem = problem or f"cannot tell whose rule {parent} shares"
                 continue
             parent = nearest[0]
         layers.setdefault(rules[parent], []).append(key)
     return RuleKeys(layers, problem)
+
+
+def without_fusion(parent: str, model: Mapping[str, Tensor]) -> str:
+    """Return the name of a layer; of q, k and v fused, or k and v, that of v."""
+    attention, dot, name = parent.rpartition(".")
+    v = attention + dot + "v_proj"
+    fused = f"{v}.bias" in model and f"{v}.blocks" not in model
+    fused = fused and f"{v}.blocks_u" not in model and f"{v}.weight" not in model
+    holds = name == "k_proj" or (name == "q_proj" and not _stored(attention, model))
+    return v if fused and holds else parent
+
+
+def _stored(attention: str, model: Mapping[str, Tensor]) -> bool:
+    """Return True if an attention block has blocks of its own for k."""
+    return any(f"{attention}.k_proj.{one}" in model for one in ("blocks", "blocks_u"))
+
+
+def _pair(parent: str, model: Mapping[str, Tensor]) -> Optional[str]:
+    """Return the pair of a projection of attention that shares a rule, or None."""
+    return PAIRS.get(_name(without_fusion(parent, model)))
 
 
 def fit_shared_rules(

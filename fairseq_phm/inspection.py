@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .algebras import Match, nearest_algebra, random_distance, similarity, span
-from .checkpoint import find_rules
+from .checkpoint import find_rules, without_fusion
 from .errors import DataError
 from .functional import ALGEBRAS, cp_rule, make_rule
 from .functional.weight import low_rank_blocks
@@ -132,7 +132,7 @@ def full_factors(model: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     full = {}
     for key, value in model.items():
         parent, dot, name = key.rpartition(".")
-        called = _without_fusion(parent, model) + dot
+        called = without_fusion(parent, model) + dot
 
         def factor(other: str, start: str = parent + dot) -> Tensor:
             return model[start + other].float()
@@ -146,21 +146,6 @@ def full_factors(model: Mapping[str, Tensor]) -> Dict[str, Tensor]:
             blocks = low_rank_blocks(value.float(), factor("blocks_v"))
             full[called + "blocks"] = blocks
     return full
-
-
-def _without_fusion(parent: str, model: Mapping[str, Tensor]) -> str:
-    """Return the name of a layer, that of v where v is fused into it."""
-    attention, dot, name = parent.rpartition(".")
-    v = attention + dot + "v_proj"
-    fused = f"{v}.bias" in model and f"{v}.blocks" not in model
-    fused = fused and f"{v}.blocks_u" not in model and f"{v}.weight" not in model
-    holds = name == "k_proj" or (name == "q_proj" and not _stored(attention, model))
-    return v if fused and holds else parent
-
-
-def _stored(attention: str, model: Mapping[str, Tensor]) -> bool:
-    """Return True if an attention block has blocks of its own for k."""
-    return any(f"{attention}.k_proj.{one}" in model for one in ("blocks", "blocks_u"))
 
 
 def _is_v(key: str) -> bool:

@@ -4,8 +4,8 @@ python -m recipes.report            recipes/results -> recipes/RESULTS.md, figur
 python -m recipes.report FILE ...   prints the tables of these JSON lines
 
 The first reads ``results/runs/quality/*.jsonl``, which quality.sh has written,
-``results/runs/*.jsonl``, and the notes in ``results/notes/EXPERIMENT.md``. It draws the
-picture of the README, too.
+``results/runs/compress/*.jsonl``, of compress.sh, ``results/runs/*.jsonl``, and the
+notes in ``results/notes/EXPERIMENT.md``. It draws the picture of the README, too.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def main() -> None:
     made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}
     made[f"{FIGURES}phm.svg"] = draw().encode()
     try:
-        for quality, pictures in _quality():
-            texts.append(quality)
+        for text, pictures in (*_quality(), *_compression()):
+            texts.append(text)
             made.update(pictures)
     except DataError as error:
         sys.exit(f"report: {error}")
@@ -234,6 +234,14 @@ def _quality() -> Iterator[Tuple[str, Dict[str, bytes]]]:
 
     for file in sorted(HERE.glob("results/runs/quality/*.jsonl")):
         yield render(read([file]), f"{FIGURES}quality-{file.stem}-", "##")
+
+
+def _compression() -> Iterator[Tuple[str, Dict[str, bytes]]]:
+    """Text of each file of the recipe for compression, which has no pictures."""
+    from .driver import compress_report  # it needs this module
+
+    for file in sorted(HERE.glob("results/runs/compress/*.jsonl")):
+        yield compress_report.tables(compress_report.read([file]), "##"), {}
 
 
 def _task(result: Run) -> str:

@@ -139,6 +139,7 @@ def in_process(monkeypatch):
     """Let recipes call fairseq's tools in this process."""
     from recipes.driver import (
         classification,
+        compress,
         fairseq_process,
         language_model,
         translation,
@@ -178,7 +179,8 @@ def in_process(monkeypatch):
     def run(command, **_):
         return SimpleNamespace(returncode=0, stdout=call(command))
 
-    for module in (fairseq_process, translation, classification, language_model):
+    recipes = (fairseq_process, translation, classification, language_model, compress)
+    for module in recipes:
         monkeypatch.setattr(module, "follow", follow)
     monkeypatch.setattr("data_prep.binarize.subprocess", SimpleNamespace(
         run=run, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT))  # fmt: skip

@@ -17,6 +17,8 @@ VARIANTS = {
     "a rule per layer": dict(phm_share_rule="layer", phm_fuse_qkv=True),
     "a rule per stack": dict(phm_share_rule="stack", phm_ffn_n=2),
     "a rule": dict(phm_share_rule="model", phm_decoder_n=2),
+    "a rule per pair, fused": dict(phm_fuse_qkv=True),
+    "a rule for v and out, fused": dict(phm_share_rule="value", phm_fuse_qkv=True),
     "frozen": dict(phm_rule="quaternion", phm_freeze_rule=True, phm_fuse_qkv=True),
     "n=16": dict(phm_n=16),
 }

@@ -170,7 +170,8 @@ def test_the_page(tmp_path, capsys):
     call(tmp_path / "a&b.pt", "--out", tmp_path / "page")
     files = {path.name for path in (tmp_path / "page").iterdir()}
     pictures = {"algebras.png", "spectrum.png", "similarity.png", "moves.png"}
-    pictures |= {f"rule-{i}.png" for i in range(1, 5)}
+    kinds = ("stored", "turned", "algebra")
+    pictures |= {f"rule-{i}-{kind}.png" for i in range(1, 5) for kind in kinds}
     assert files == pictures | {"index.html"}
     text = (tmp_path / "page" / "index.html").read_text()
     reader = Reader()
@@ -181,6 +182,28 @@ def test_the_page(tmp_path, capsys):
     assert "16 PHM layers" in text and "n = 2, 4" in re.sub(r"\s+", " ", text)
     assert capsys.readouterr().out.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a&b.pt", "page"]
+
+
+def test_a_page_of_many_layers_is_short(tmp_path):
+    """Of more than 40 rows those at both ends are drawn; narrow screens are told."""
+    torch.manual_seed(0)
+    layers = [PHMLinear(8, 8, n=2, rule="random") for _ in range(60)]
+    state = torch.nn.Sequential(*layers).state_dict()
+    options = argparse.Namespace(phm_rule="learned")
+    torch.save({"args": options, "model": state}, tmp_path / "many.pt")
+    call(tmp_path / "many.pt", "--out", tmp_path / "page")
+    for name in ("algebras", "spectrum", "similarity", "moves"):
+        png = (tmp_path / "page" / f"{name}.png").read_bytes()
+        assert int.from_bytes(png[20:24], "big") < 1000, name
+    text = " ".join((tmp_path / "page" / "index.html").read_text().split())
+    for words in (
+        "Of 60 rules, the 20 nearest and the 20 furthest are drawn.",
+        "Of 60 layers, the 20 with the least and the 20 with the most are drawn.",
+        "Of 60 rules, the 40 that moved most are drawn.",
+        "<details><summary>60 rules</summary>", 'name="viewport"',
+    ):  # fmt: skip
+        assert words in text
+    assert text.count("<figure>") == 8 * 3
 
 
 def test_lstms_and_a_page_without_a_start(tmp_path):

@@ -36,7 +36,7 @@ from recipes.driver.stages import RunError
 SCRIPTS = sorted(
     path.name
     for path in (ROOT / "recipes").glob("*.sh")
-    if path.name not in ("quickstart.sh", "quality.sh", "language_model.sh")
+    if path.stem not in ("quickstart", "quality", "language_model", "compress")
 )
 
 

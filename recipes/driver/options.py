@@ -22,7 +22,9 @@ from .settings import (
     SIZES,
     STAGES,
     VIEWS,
+    WAYS,
     Classification,
+    Compression,
     Experiment,
     LanguageModel,
     Machine,
@@ -76,28 +78,50 @@ def parse_quality(arguments: Sequence[str]) -> Union[Quality, QualityReport]:
     given = _parse(parser, arguments, "parallel", as_published=False)
     if given.report:
         return QualityReport(tuple(given.report), tuple(given.views))
-    if given.nodes > 1:
-        parser.error("--nodes: the benchmark runs on one machine")
-    if not (given.data_set or given.raw or given.train):
-        given.data_set = "cldr"
-    if given.data_set == "cldr" and not given.src:
-        given.src, given.tgt = "en", "de"
-    _check_pairs(parser, given)
+    _check_comparison(parser, given)
     own = SIZES[given.size].lr
     lrs = sorted(set(given.lrs or (own / 2, own, own * 2)))
     if min(lrs) <= 0:
         parser.error(f"--lrs {min(lrs)}: a learning rate is positive")
-    given.models = tuple(dict.fromkeys(given.models))
-    given.seeds = list(dict.fromkeys(given.seeds))
     if DENSE not in given.models:
         parser.error("--models needs dense, which the others are compared with")
-    if given.mean == "none":
-        given.num_checkpoints = 1
     training = _training(given)
     _check_models(parser, given.models, training.arch)
     return Quality(
         **_shared(given), training=training, search=_search(given), lrs=tuple(lrs),
         views=tuple(given.views), validations=given.validations, rounds=given.rounds,
+    )  # fmt: skip
+
+
+def parse_compress(arguments: Sequence[str]) -> Compression:
+    """Read the options of compression; those that cannot be end the program."""
+    parser = _compress_parser()
+    given = _parse(parser, arguments, "parallel", as_published=False)
+    _check_comparison(parser, given)
+    for model in given.models:
+        if model.n == 1 or model.wide:
+            parser.error(f"--models {model}: PHM or quaternion of the dense widths")
+    if given.checkpoint and not given.checkpoint.is_file():
+        parser.error(f"--checkpoint {given.checkpoint}: no such file")
+    training = _training(given)
+    training = training.of_length(training.updates, given.validations)
+    on = training.of_length(
+        given.updates_on or max(1, training.updates // 4), given.validations
+    )
+    on = replace(on, lr=training.lr / 4 if given.lr_on is None else given.lr_on)
+    for name, part in (("lr", training), ("lr-on", on)):
+        if part.lr <= 0:
+            parser.error(f"--{name} {part.lr}: a learning rate is positive")
+    _check_models(parser, given.models, training.arch)
+    ways = [way for way in WAYS if way != "distilled" or given.distill]
+    if given.rows:
+        wanted = [row.replace("-", " ") for row in given.rows]
+        ways = [w for w in ways if w in wanted or w == "distilled"]
+    return Compression(
+        **_shared(given), training=training, search=_search(given),
+        checkpoint=given.checkpoint and given.checkpoint.absolute(),
+        updates_of_checkpoint=given.updates or 0, on=on,
+        validations=given.validations, ways=tuple(ways),
     )  # fmt: skip
 
 
@@ -215,6 +239,52 @@ def _quality_parser() -> argparse.ArgumentParser:
         "with one, into the folder of the first",
     )  # fmt: skip
     parser.set_defaults(stages=STAGES)
+    return parser
+
+
+def _compress_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "compress",
+        "Trains a dense Transformer on sentence pairs, or takes a checkpoint, "
+        "compresses it to PHM models and trains these on; and trains PHM models from "
+        "scratch, for as many updates as both. Without a data set: the demo corpus.",
+        "tiny is a dry run of all stages: the first lines of the data, few updates.",
+    )
+    add = parser.add_argument
+    _add_pairs(parser)
+    add("--size", default="demo", choices=SIZES, help="of models and training")
+    _add_runs(parser, ["2", "4", "4r4"], [1])
+    _add_wide(parser)
+    add(
+        "--checkpoint", type=Path, metavar="FILE",
+        help="of a dense model of this size that was trained on these data; --updates "
+        "are then those of its training, if it was not the last checkpoint",
+    )  # fmt: skip
+    add(
+        "--updates-on", type=int, metavar="UPDATES",
+        help="of training after compression; default: a quarter of --updates",
+    )  # fmt: skip
+    add(
+        "--lr-on", type=float, metavar="LR",
+        help="its peak learning rate; default: a quarter of --lr",
+    )  # fmt: skip
+    add(
+        "--distill", action="store_true",
+        help="train on, too, with the dense model's translations of the training set "
+        "as targets",
+    )  # fmt: skip
+    add(
+        "--rows", nargs="+", metavar="ROW",
+        choices=[way.replace(" ", "-") for way in WAYS if way != "distilled"],
+        help="only these, and what they need, of dense, compressed, trained-on, "
+        "from-scratch",
+    )  # fmt: skip
+    add("--validations", type=int, default=12, help="of each training")
+    size = _add_size(parser)
+    size("--lr", type=float, help="peak learning rate")
+    _add_search(parser, "none")
+    _add_machine(parser)
+    parser.set_defaults(stages=(*STAGES, "validate", "compress"))
     return parser
 
 
@@ -464,6 +534,23 @@ def _stages(
     return tuple(given.stages[first : last + 1])
 
 
+def _check_comparison(
+    parser: argparse.ArgumentParser, given: argparse.Namespace
+) -> None:
+    """Check what benchmarks have in common; their default data are the demo corpus."""
+    if given.nodes > 1:
+        parser.error("--nodes: the benchmark runs on one machine")
+    if not (given.data_set or given.raw or given.train):
+        given.data_set = "cldr"
+    if given.data_set == "cldr" and not given.src:
+        given.src, given.tgt = "en", "de"
+    _check_pairs(parser, given)
+    given.models = tuple(dict.fromkeys(given.models))
+    given.seeds = list(dict.fromkeys(given.seeds))
+    if given.mean == "none":
+        given.num_checkpoints = 1
+
+
 def _check_machine(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     """Refuse options of the machine that do not fit each other."""
     if given.nodes > 1 and not (given.master or given.slurm):
@@ -570,6 +657,7 @@ PARSERS: Dict[str, Callable[[Sequence[str]], object]] = {
     "classification": parse_classification,
     "language_model": parse_language_model,
     "quality": parse_quality,
+    "compress": parse_compress,
 }
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ done are kept, and their checkpoints are not.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -17,13 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Collection, Dict, List, Mapping, Optional
 
-from data_prep.workspace import atomic_path, write_json
+from data_prep.workspace import write_json
 
 from .data import Data
 from .hardware import check_machine
 from .models import DENSE, Model
 from .options import parse_quality, program
 from .quality_report import EQUAL_TIME, EQUAL_UPDATES, SWEEP, read, report
+from .results import replace_lines
 from .settings import Quality, QualityReport
 from .stages import RunError, digest, errors_in_one_line, in_threads, read_json, step
 from .throughput import measure
@@ -251,14 +251,8 @@ class Benchmark:
     def record(self) -> None:
         """Write ``results.jsonl``; lines of other models and settings stay in it."""
         file, lines = self.folder / "results.jsonl", self.lines()
-        mine = {(line["benchmark"], line["model"]) for line in lines}
         before = read([file]) if file.is_file() else []
-        others = [
-            line for line in before if (line["benchmark"], line["model"]) not in mine
-        ]
-        with atomic_path(file) as partial, partial.open("w", encoding="utf-8") as out:
-            for line in [*others, *lines]:
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        replace_lines(file, before, lines, ("benchmark", "model"))
 
 
 def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 from tabulate import tabulate
 
@@ -14,6 +13,7 @@ from data_prep import DataError
 
 from ..report import MARK, MARKED, data_text, spread
 from .models import DENSE, Model
+from .results import Line, read_lines
 from .settings import VIEWS
 
 SWEEP, EQUAL_UPDATES, EQUAL_TIME = "sweep", "equal updates", "equal time"
@@ -29,7 +29,6 @@ NOTE = (
     "Parameters without embeddings. Throughput of training over the dense model's, "
     f"measured in the same run. {MARKED} * at the edge of the sweep."
 )
-Line = Dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,23 +89,13 @@ def read(paths: Sequence[Path]) -> List[Line]:
     Raises:
         DataError: a line that is no run of the benchmark.
     """
-    lines = []
-    for path in paths:
-        file = path / "results.jsonl" if path.is_dir() else path
-        text = file.read_text(encoding="utf-8")
-        for number, row in enumerate(text.splitlines(), start=1):
-            try:
-                line = json.loads(row)
-                missing = [key for key in NEEDED if key not in line]
-                if not missing and not line["diverged"]:
-                    missing = [key for key in NEEDED_OF_A_SCORE if key not in line]
-                if missing:
-                    raise ValueError(f"the result has no {missing[0]!r}")
-                Model.parse(line["model"])
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{file}:{number}: {error}") from None
-            lines.append(line)
-    return lines
+
+    def needed(line: Line) -> Sequence[str]:
+        if "diverged" not in line or line["diverged"]:
+            return NEEDED
+        return (*NEEDED, *NEEDED_OF_A_SCORE)
+
+    return read_lines(paths, needed)
 
 
 def report(lines: Sequence[Line], folder: Path, views: Sequence[str] = VIEWS) -> str:

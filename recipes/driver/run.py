@@ -42,6 +42,9 @@ class Run(ABC):
     task: ClassVar[str]
     """As ``report`` knows it."""
 
+    making: ClassVar[str] = "train"
+    """The stage that makes the checkpoint."""
+
     @property
     @abstractmethod
     def flags(self) -> List[str]:
@@ -104,7 +107,7 @@ class Run(ABC):
             RunError: a stage failed, or another program is at work on this run.
         """
         stages = [
-            Stage("train", self.trained, self.train),
+            Stage(self.making, self.trained, self.train),
             *self.later_stages,
             Stage("score", self.result, self.score),
         ]

@@ -17,6 +17,9 @@ STAGES = ("prepare", "train", "average", "generate", "score")
 VIEWS = ("updates", "parameters", "time")
 """What models of the quality benchmark have in common in each of its tables."""
 
+WAYS = ("dense", "compressed", "trained on", "distilled", "from scratch")
+"""How the models of a table of compression are made."""
+
 QUALITY_MODELS = "dense quaternion 2 4 8 4r4 8r8 4-wide 8r8-wide dense/4".split()
 
 
@@ -193,6 +196,22 @@ class QualityReport:
 
     files: Tuple[Path, ...]
     views: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Compression(Translation):
+    """Dense models, compressed to PHM and trained on."""
+
+    checkpoint: Optional[Path]  # of the dense model; None: it is trained
+    updates_of_checkpoint: int  # of its training; 0: those it tells of itself
+    on: Training  # after compression
+    validations: int  # of each training
+    ways: Tuple[str, ...]  # of WAYS, to run
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this comparison."""
+        return self.out / slug(f"compress-{self.name}")
 
 
 @dataclass(frozen=True)

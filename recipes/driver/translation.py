@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -192,29 +192,10 @@ class TranslationRun(Run):
             print(line, flush=True)
 
     def generate(self) -> None:
-        """Translate the test set.
-
-        Raises:
-            RunError: there are not as many hypotheses as source lines.
-        """
+        """Translate the test set."""
         lines = len(self.test(self.source))
-        threads = threads_of_a_job(self.experiment.machine)
-        found: Dict[int, str] = {}
-        seconds = 0.0
-        with tqdm(total=lines, unit="sentence", desc=self.title) as bar:
-            log = self.folder / "generate.log"
-            for line in follow(self.generate_command(), log, threads):
-                hypothesis = re.match(r"H-(\d+)\t[^\t]*\t?(.*)", line)
-                if hypothesis:
-                    found[int(hypothesis[1])] = hypothesis[2]
-                    bar.update()
-                timing = re.search(r"Translated .* in ([\d.]+)s", line)
-                seconds = float(timing[1]) if timing else seconds
-        if sorted(found) != list(range(lines)):
-            raise RunError(
-                f"{self.folder}: {len(found)} hypotheses for {lines} test lines"
-            )
-        hypotheses = [found[number] for number in range(lines)]
+        command = [*self.generate_command(), "--remove-bpe", "sentencepiece"]
+        hypotheses, seconds = self.translate(command, "test", lines)
         text = self.decoding.with_suffix(f".{self.target}")
         text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
         search = self.experiment.search
@@ -228,16 +209,50 @@ class TranslationRun(Run):
             },
         )
 
+    def translate(
+        self, command: Sequence[str], split: str, lines: int
+    ) -> Tuple[List[str], float]:
+        """Run fairseq-generate with a progress bar.
+
+        Args:
+            command: the program and its options.
+            split: what is translated.
+            lines: how many it has.
+
+        Returns:
+            Hypotheses in the order of the lines, and the seconds.
+
+        Raises:
+            RunError: there are not as many hypotheses as source lines.
+        """
+        threads = threads_of_a_job(self.experiment.machine)
+        found: Dict[int, str] = {}
+        seconds = 0.0
+        with tqdm(total=lines, unit="sentence", desc=self.title) as bar:
+            log = self.folder / "generate.log"
+            for line in follow([*command, "--gen-subset", split], log, threads):
+                hypothesis = re.match(r"H-(\d+)\t[^\t]*\t?(.*)", line)
+                if hypothesis:
+                    found[int(hypothesis[1])] = hypothesis[2]
+                    bar.update()
+                timing = re.search(r"Translated .* in ([\d.]+)s", line)
+                seconds = float(timing[1]) if timing else seconds
+        if sorted(found) != list(range(lines)):
+            raise RunError(
+                f"{self.folder}: {len(found)} hypotheses for {lines} {split} lines"
+            )
+        return [found[number] for number in range(lines)], seconds
+
     def generate_command(self) -> List[str]:
-        """Make the command that translates the test set."""
+        """Make the command that translates, but for what it translates."""
         experiment, search = self.experiment, self.experiment.search
         return [
             tool("fairseq-generate"), str(self.data.folder / "bin"), *USER_DIR,
             "--source-lang", self.source, "--target-lang", self.target,
-            "--path", str(self.checkpoint), "--gen-subset", "test",
+            "--path", str(self.checkpoint),
             "--beam", str(search.beam), "--lenpen", str(search.lenpen),
             "--max-len-a", "1", "--max-len-b", "50",  # or 200 would be the end
-            "--remove-bpe", "sentencepiece", "--num-workers", "0",
+            "--num-workers", "0",
             "--max-tokens", str(max(experiment.training.max_tokens, LONGEST)),
             "--required-batch-size-multiple", "1",
             *(["--cpu"] if experiment.machine.cpu else []),
