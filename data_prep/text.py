@@ -23,6 +23,7 @@ from unicodedata import is_normalized, normalize
 from . import DataError
 
 CHUNK = 10_000  # lines of a unit of work
+LONGEST_LINE = 2**24  # bytes; a longer line is not read to its end
 ENDINGS = ("", ".gz", ".xz")  # of plain and compressed files
 
 Job = typing.TypeVar("Job")
@@ -77,12 +78,19 @@ def lines_of(path: Path) -> Iterator[bytes]:
     """Yield the lines of a plain, .gz or .xz file, as bytes.
 
     Raises:
-        DataError: the file is missing or damaged.
+        DataError: the file is missing or damaged, or a line is too long.
     """
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:
         with opener(path, "rb") as file:
-            yield from file
+            lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > LONGEST_LINE:
+                    raise DataError(
+                        f"{path}:{number}: the line is longer than "
+                        f"{LONGEST_LINE / 2**20:g} MiB"
+                    )
+                yield line
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged {path.suffix} file ({error})") from None
     except OSError as error:

@@ -7,6 +7,7 @@ The only module that knows the keys of rules and blocks; layers themselves store
 import logging
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
@@ -41,7 +42,7 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # what pickle raises for other files is of any kind
-        raise DataError(f"{path}: no checkpoint: {_reason(error)}") from None
+        raise DataError(f"{path}: no checkpoint: {_reason(path, error)}") from None
     model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(model, dict) or not all(map(torch.is_tensor, model.values())):
         raise DataError(f"{path}: no checkpoint of fairseq: it has no 'model'")
@@ -64,12 +65,18 @@ def updates_of(checkpoint: Dict[str, Any]) -> int:
     return history[-1].get("num_updates", 0)
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: Path, error: Exception) -> str:
     """Return one line that says why a file could not be read."""
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
     if refused:
         return f"refused: it holds {refused[1]}, which a checkpoint does not need"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if not start:
+        return "the file is empty"
+    if start == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        return "the file is damaged or cut short"
+    return "the file is not one of torch.save, or damaged"
 
 
 class RuleKeys(NamedTuple):

@@ -25,6 +25,7 @@ def prepare_fairseq(package: str) -> None:
     import_user_dir_once(package)
     name_types_of_numpy_1()
     warn_of_optimizers_that_scale()
+    say_why_checkpoints_do_not_fit()
 
 
 def allow_fairseq_checkpoints() -> None:
@@ -125,6 +126,50 @@ def _optimizer_that_scales(cfg: Any) -> str:
     if name == "adafactor" and getattr(cfg, "scale_parameter", False):
         return "Adafactor with --scale-parameter"
     return ""
+
+
+def say_why_checkpoints_do_not_fit() -> None:
+    """Let fairseq's trainer end with what a checkpoint lacks, in one line.
+
+    It puts an error of its own, which gives no reason, in the place of any other.
+    """
+    from fairseq.trainer import Trainer
+
+    load = Trainer.load_checkpoint
+
+    @functools.wraps(load)
+    def load_or_say_why(self: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return load(self, filename, *args, **kwargs)
+        except Exception as error:
+            from .mismatch import CheckpointMismatch
+
+            reason = error.__context__
+            if isinstance(reason, (RuntimeError, KeyError)):  # 0.12.2: KeyError
+                reason = _mismatch_with_dense(self.model, filename, reason)
+            if not isinstance(reason, CheckpointMismatch):
+                raise
+            raise CheckpointMismatch(f"{filename}: {reason}") from None
+
+    Trainer.load_checkpoint = load_or_say_why
+
+
+def _mismatch_with_dense(model: nn.Module, path: str, reason: Exception) -> Exception:
+    """Return the reason, or a better one: PHM layers are to go into a dense model."""
+    from .checkpoint import read_checkpoint
+    from .errors import DataError, show_data_errors_in_one_line
+    from .mismatch import CheckpointMismatch, mismatch
+
+    if isinstance(reason, CheckpointMismatch):
+        return reason
+    try:
+        state = read_checkpoint(path)["model"]
+    except DataError:
+        return reason
+    if not any(key.endswith((".blocks", ".blocks_u")) for key in state):
+        return reason
+    show_data_errors_in_one_line()
+    return mismatch(model, state, reason)
 
 
 BETTER_TRANSFORMER_COPIES = tuple(

@@ -5,15 +5,19 @@ python -m fairseq_phm.predict --path checkpoint_best.pt --input new.tsv --output
 
 import os
 from pathlib import Path
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from fairseq import utils
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
+from fairseq.tasks import FairseqTask
+from torch import nn
 
+from .checkpoint import read_checkpoint
 from .errors import DataError
 from .files import written_whole
-from .tasks import TSVClassificationTask
+from .rebuild import task_options
+from .tasks.classification import TASK
 from .tasks.tsv import read_examples
 
 
@@ -54,12 +58,10 @@ def predict(
         DataError: a checkpoint that is missing or of another task, or a fault in the
             file, with its line.
     """
+    task, models = None, []
     for path in paths:
-        if not os.path.isfile(path):
-            raise DataError(f"{path}: no such checkpoint")
-    models, _, task = load_model_ensemble_and_task(paths)
-    if not isinstance(task, TSVClassificationTask):
-        raise DataError(f"{paths[0]}: a model of another task, {type(task).__name__}")
+        model, task = _load(path, task)
+        models.append(model)
     examples = read_examples(
         tsv, task.columns, task.tokenize, task.labels, task.cfg.header, False
     )
@@ -81,6 +83,28 @@ def predict(
     return Predictions(
         scores, task.labels, [str(e.label) for e in examples] if known else None
     )
+
+
+def _load(path: str, task: Optional[FairseqTask]) -> Tuple[nn.Module, FairseqTask]:
+    """Load a classifier, and its task if none is given.
+
+    Raises:
+        DataError: it cannot be read, or is a model of another task.
+    """
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: no such checkpoint")
+    checkpoint = read_checkpoint(Path(path))
+    try:
+        name = task_options(checkpoint).get("_name", "none")
+        if name != TASK:
+            raise DataError(f"a model of another task: {name}, not {TASK}")
+        models, _, task = load_model_ensemble_and_task([path], task=task)
+    except Exception as error:  # fairseq raises any kind for a foreign file
+        reason = (str(error).splitlines() or [""])[0]
+        if not isinstance(error, DataError):
+            reason = f"no classifier of this plugin: {type(error).__name__} {reason}"
+        raise DataError(f"{path}: {reason}") from None
+    return models[0], task
 
 
 def write(predictions: Predictions, path: Path) -> None:

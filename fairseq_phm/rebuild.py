@@ -178,7 +178,7 @@ def dictionary_paths(
     Raises:
         DataError: a file is missing.
     """
-    task = _task(checkpoint)
+    task = task_options(checkpoint)
     folder = data or Path(str(task.get("data") or ".").split(":")[0])
     names = [task.get("source_lang"), task.get("target_lang")]
     files = [f"dict.{name}.txt" for name in names if name] or ["dict.txt"]
@@ -202,7 +202,7 @@ def load_dictionary(path: Path) -> Dictionary:
         raise DataError(f"{path}: no dictionary: {str(error)[:80]}") from None
 
 
-def _task(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
+def task_options(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the options of the task, with its name as ``_name``."""
     if checkpoint.get("args") is not None:
         options = dict(vars(checkpoint["args"]))
@@ -302,7 +302,7 @@ def stock_checkpoint(
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
     if namespace:
-        task = _task(checkpoint)
+        task = task_options(checkpoint)
         task["task"] = task.pop("_name", "translation")
         others = {k: v for k, v in task.items() if not _is_phm(k)}
         options = {**others, **options, "task": task["task"], "user_dir": None}

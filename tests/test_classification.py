@@ -1,5 +1,6 @@
 """The classification task and models, through the real commands."""
 
+import argparse
 import random
 import re
 from types import SimpleNamespace
@@ -327,15 +328,29 @@ def test_word_vectors_learn_only_their_first_rows():
     assert words.trained.grad.abs().sum(1).gt(0).tolist() == [True, False, False, True]
 
 
-def test_another_tasks_checkpoint_is_refused(tmp_path, monkeypatch):
+FOREIGN = {
+    "of another task": (
+        {"args": argparse.Namespace(task="translation", arch="phm_lstm")},
+        "a model of another task: translation, not tsv_classification",
+    ),
+    "of no task": ({}, "a model of another task: none, not tsv_classification"),
+    "of odd options": ({"args": 3, "cfg": 4}, "no classifier of this plugin: "),
+    "cut": (
+        {"cfg": {"task": {"_name": "tsv_classification"}}},
+        "no classifier of this plugin: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_checkpoints_are_one_line(tmp_path, name):
+    held, message = FOREIGN[name]
     path = tmp_path / "a.pt"
-    path.write_bytes(b"x")
-    monkeypatch.setattr(
-        "fairseq_phm.predict.load_model_ensemble_and_task",
-        lambda paths: ([], None, SimpleNamespace()),
-    )
-    with pytest.raises(DataError, match="a model of another task, SimpleNamespace"):
+    torch.save({"model": {"w": torch.ones(1)}, **held}, path)
+    with pytest.raises(DataError) as caught:
         predict([str(path)], tmp_path / "in.tsv")
+    line = str(caught.value)
+    assert line.startswith(f"{path}: {message}") and "\n" not in line
 
 
 def make_task(data, **options):

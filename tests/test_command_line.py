@@ -332,6 +332,26 @@ def test_bad_flags_end_in_one_clear_line(corpus, tmp_path, flags, message):
     assert not list(tmp_path.glob("none/*.pt"))
 
 
+def test_a_checkpoint_that_does_not_fit_ends_in_one_line(corpus, trained, tmp_path):
+    path = trained / "checkpoint_last.pt"
+    start = ["--restore-file", path, "--reset-optimizer"]
+    line = (
+        "the checkpoint has --phm-n 4 --phm-fuse-qkv --phm-share-rule attention, this "
+        "model --phm-n 8 no --phm-fuse-qkv --phm-share-rule pairs: give the flags of "
+        "the checkpoint"
+    )
+    output = train(corpus, tmp_path, *start, "--phm-n", "8", check=False)
+    assert output.strip().splitlines()[-1] == f"error: {path}: {line}"
+    assert "Traceback" not in output
+    options = "{'phm_n': 8, 'phm_fuse_qkv': False, 'phm_share_rule': 'pairs'}"
+    overrides = ["--model-overrides", options]
+    output = run(
+        "generate", corpus / "bin", "--path", path, *GENERATE, *overrides, check=False
+    )
+    assert output.strip().splitlines()[-1] == f"error: {line}"
+    assert "Traceback" not in output
+
+
 def test_help_explains_every_flag():
     text = python("-m", "fairseq_phm", check=True).stdout
     assert "--encoder-embed-dim" in text

@@ -144,13 +144,26 @@ def test_torchscript_archives_are_refused(tmp_path, reader):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04" + b"0" * 50])
-def test_damaged_checkpoints_are_one_line(tmp_path, reader, content):
+CUT = b"PK\x03\x04" + b"0" * 50
+DAMAGED = {
+    b"": "the file is empty",
+    b"text\n": "the file is not one of torch.save, or damaged",
+    b"\x95\x0b\xf3" * 50: "the file is not one of torch.save, or damaged",
+    b"\x80\x02}q\x00.": "the file is not one of torch.save, or damaged",
+    CUT: "the file is damaged or cut short",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_checkpoints_are_one_line(command, tmp_path, reader, content):
     path = tmp_path / "damaged.pt"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="damaged.pt: ") as error:
-        read_checkpoint(path)
-    assert "\n" not in str(error.value)
+    out = tmp_path / "out"
+    expected = f"error: {path}: no checkpoint: {DAMAGED[content]}"
+    assert command("average", "--inputs", path, "--output", out)[0] == expected
+    tsv = ("--input", tmp_path / "x", "--output", out)
+    assert command("predict", "--path", path, *tsv)[0] == expected
+    assert not out.exists()
 
 
 def test_predict_refuses_code(command, tmp_path):

@@ -2,12 +2,16 @@
 
 import gzip
 import lzma
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from data_prep import DataError as CorpusError
+from data_prep import clean
+from data_prep.text import lines_of
 from fairseq_phm import DataError
-from fairseq_phm.tasks.tsv import Columns, read_examples, word_tokenizer
+from fairseq_phm.tasks.tsv import Columns, is_empty, read_examples, word_tokenizer
 from fairseq_phm.tasks.vectors import read_vectors
 
 SPACE = word_tokenizer("space", lowercase=True)
@@ -47,6 +51,7 @@ BAD_TSV = {
     "a\tb\tyes\na\tb\t \n": ":2: the label in column 3 is empty",
     "a\t \tyes\n": ":1: the sentence in column 2 is empty",
     "\tb\tyes\n": ":1: the sentence in column 1 is empty",
+    "a\tb\tyes\n\u200b\tb\tyes\n": ":2: the sentence in column 1 is empty",
     "a\tb\0\tyes\n": ":1: the line has a NUL byte",
     b"a\tb\tyes\na\t\xff\tyes\n": ":2: the line is not UTF-8",
     "": ": the file is empty",
@@ -76,6 +81,56 @@ def test_unreadable_files(tmp_path, name):
         (tmp_path / name).write_bytes(b"no archive")
     with pytest.raises(DataError, match=f"{name}: (.* damaged|No such file)"):
         read_examples(tmp_path / name, Columns((1,), 2), SPACE)
+
+
+PACKED = {".gz": gzip.compress, ".xz": lzma.compress}
+READERS = {
+    "rows": lambda path: read_examples(path, Columns((1,), 2), SPACE),
+    "vectors": lambda path: read_vectors(path, {"a"}),
+    "corpus": lambda path: list(lines_of(path)),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("fault", ["bytes", "end"])
+def test_damaged_archives_are_one_line(tmp_path, read, ending, fault):
+    path = tmp_path / f"a.tsv{ending}"
+    packed = bytearray(PACKED[ending](b"a\t 1\n" * 5000))
+    middle = len(packed) // 2
+    if fault == "bytes":
+        packed[10:14] = b"\xff" * 4  # zlib.error: no such kind of block
+    else:
+        del packed[middle:]
+    path.write_bytes(packed)
+    with pytest.raises((DataError, CorpusError)) as caught:
+        read(path)
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ") and "damaged" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_line_without_end_is_refused_while_it_is_read(tmp_path, read):
+    path = tmp_path / "a.tsv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b"a\t 1\n")
+        for _ in range(100):
+            file.write(b"a " * 2**19)
+    tracemalloc.start()
+    try:
+        with pytest.raises((DataError, CorpusError)) as caught:
+            read(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value) == f"{path}:2: the line is longer than 16 MiB"
+    assert peak < 2.5 * 2**24
+
+
+def test_empty_means_the_same_everywhere():
+    odd = [char for char in map(chr, range(0x11000)) if is_empty(char)]
+    assert "\u200b" in odd and "\u00a0" in odd and "." not in odd
+    assert odd == [char for char in map(chr, range(0x11000)) if clean.is_empty(char)]
 
 
 @pytest.mark.parametrize("text, label", [("x", 2), ("1,2,3", 4), ("0", 2), ("1,3", 3)])

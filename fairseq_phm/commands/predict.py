@@ -33,7 +33,6 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from .. import require_fairseq
-    from ..checkpoint import read_checkpoint
 
     require_fairseq("predict")
     from ..predict import predict, write
@@ -44,10 +43,6 @@ def run(options: argparse.Namespace) -> None:
     warnings.simplefilter("ignore")
     device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
     paths = options.path.split(":")
-    for path in paths:
-        if not Path(path).is_file():
-            raise DataError(f"{path}: no such checkpoint")
-        read_checkpoint(Path(path))  # fairseq reads it without this check on old torch
     predictions = predict(paths, options.input, options.batch_size, device)
     write(predictions, options.output)
     print(f"{len(predictions.scores)} rows", end="")

@@ -13,6 +13,9 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from ..checkpoint import fit_shared_rules
+from ..errors import show_data_errors_in_one_line
+from ..functional import ALGEBRAS, multiplication_rule
+from ..mismatch import check_named_rule, mismatch
 from ..modules import PHMEmbedding
 from ..modules.lstm import GATES
 from ..spec import PHMSpec
@@ -190,6 +193,7 @@ class PHMModel:
     substitution: Callable[..., nn.Module]
     share_rule = "none"
     may_separate_rules = False
+    frozen_rule = ""
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -220,10 +224,10 @@ class PHMModel:
         by_default = config.resolve(args)
         dense = cls.build_dense(config, args, task)
         model = cls.substitution(dense, **config.phm_options())
-        return model.remember_sharing(config, by_default)
+        return model.remember_rules(config, by_default)
 
-    def remember_sharing(self, config: Any, by_default: bool) -> "PHMModel":
-        """Keep how rules are shared, for :meth:`load_state_dict`; return the model.
+    def remember_rules(self, config: Any, by_default: bool) -> "PHMModel":
+        """Keep what rules there are, for :meth:`load_state_dict`; return the model.
 
         Args:
             config: of the model.
@@ -231,6 +235,9 @@ class PHMModel:
         """
         self.share_rule = getattr(config, "phm_share_rule", "none")
         self.may_separate_rules = by_default
+        if config.phm_freeze_rule and config.phm_rule in ALGEBRAS:
+            self.frozen_rule = str(config.phm_rule)
+        show_data_errors_in_one_line()
         return self
 
     def load_state_dict(
@@ -239,15 +246,21 @@ class PHMModel:
         """Load as fairseq does, with :func:`fit_shared_rules`.
 
         Raises:
-            ValueError: different rules for layers that share one in this model, because
-                ``--phm-share-rule`` says so.
+            CheckpointMismatch: another rule than the frozen one of this model; layers
+                or sizes that differ, with the flags of the checkpoint.
         """
+        if self.frozen_rule:
+            rule = multiplication_rule(self.frozen_rule)
+            check_named_rule(self, state_dict, self.frozen_rule, rule)
         words = _entries_of_embeddings(self, state_dict)
         layers = {key: state_dict[key] for key in state_dict if key not in words}
-        fitted = fit_shared_rules(
-            self, layers, self.share_rule, self.may_separate_rules
-        )
-        return super().load_state_dict({**fitted, **words}, *args, **kwargs)
+        try:
+            fitted = fit_shared_rules(
+                self, layers, self.share_rule, self.may_separate_rules
+            )
+            return super().load_state_dict({**fitted, **words}, *args, **kwargs)
+        except (RuntimeError, ValueError) as error:
+            raise mismatch(self, state_dict, error) from error
 
 
 def _entries_of_embeddings(

@@ -129,7 +129,7 @@ class SentenceClassifier(PHMModel, BaseFairseqModel):
             config.dropout,
         )
         model.args = config  # fairseq 0.12.2's criterion looks there
-        return model.remember_sharing(config, by_default)
+        return model.remember_rules(config, by_default)
 
 
 @dataclass

@@ -39,6 +39,7 @@ from .vectors import read_vectors
 
 logger = logging.getLogger(__name__)
 
+TASK = "tsv_classification"
 INPUTS = ("src_tokens", "pair_tokens")
 """Names of the model's inputs: the first and the second sentence of a row."""
 
@@ -110,7 +111,7 @@ class TSVClassificationConfig(FairseqDataclass):
     seed: int = II("common.seed")
 
 
-@register_task("tsv_classification", dataclass=TSVClassificationConfig)
+@register_task(TASK, dataclass=TSVClassificationConfig)
 class TSVClassificationTask(FairseqTask):
     """Classification of rows of TSV files, for fairseq's criterion sentence_prediction.
 

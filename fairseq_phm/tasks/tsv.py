@@ -3,6 +3,7 @@
 import gzip
 import io
 import lzma
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Sequence, Tuple, Union
@@ -11,6 +12,8 @@ from ..errors import DataError
 
 TOKENIZERS = ("space", "treebank")
 OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+LONGEST_LINE = 2**24
+"""Bytes that a line may have; a longer one is not read to its end."""
 
 
 @dataclass
@@ -58,19 +61,25 @@ def numbered_lines(path: Union[str, Path]) -> Iterator[Tuple[int, str]]:
 
     Raises:
         DataError: no such file, an empty one, a damaged archive, bytes that are not
-            UTF-8, a NUL byte.
+            UTF-8, a NUL byte, a line of more than LONGEST_LINE bytes.
     """
     number = 0
     try:
         with OPENERS.get(Path(path).suffix, io.open)(path, "rb") as file:
-            for number, raw in enumerate(file, start=1):  # noqa: B007
+            lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+            for number, raw in enumerate(lines, start=1):  # noqa: B007
+                if len(raw) > LONGEST_LINE:
+                    raise DataError(
+                        f"{path}:{number}: the line is longer than "
+                        f"{LONGEST_LINE / 2**20:g} MiB"
+                    )
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 if "\0" in line:
                     raise DataError(f"{path}:{number}: the line has a NUL byte")
                 yield number, line.rstrip("\r\n")
     except UnicodeDecodeError:
         raise DataError(f"{path}:{number}: the line is not UTF-8") from None
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile):
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile):
         raise DataError(f"{path}: the compressed file is damaged") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
@@ -118,14 +127,14 @@ def read_examples(
                 f"{where}: the {name} is column {missing[0]}, "
                 f"but the line has {len(fields)}"
             )
-        sentences = [tokenize(fields[column - 1]) for column in columns.text]
-        for column, words in zip(columns.text, sentences):
-            if not words:
+        for column in columns.text:
+            if is_empty(fields[column - 1]):
                 raise DataError(f"{where}: the sentence in column {column} is empty")
+        sentences = [tokenize(fields[column - 1]) for column in columns.text]
         label = None
         if columns.label <= len(fields) and (needs_label or not examples):
             label = fields[columns.label - 1].strip()
-            if not label:
+            if is_empty(label):
                 raise DataError(
                     f"{where}: the label in column {columns.label} is empty"
                 )
@@ -137,6 +146,15 @@ def read_examples(
     if not examples:
         raise DataError(f"{path}: the file has a header and no rows")
     return examples
+
+
+def is_empty(text: str) -> bool:
+    """Return True for a text of spaces and invisible characters, as data_prep does.
+
+    >>> is_empty(" \\u200b"), is_empty("a")
+    (True, False)
+    """
+    return not any(char.isprintable() and not char.isspace() for char in text)
 
 
 def word_tokenizer(name: str, lowercase: bool) -> Callable[[str], List[str]]:
