@@ -36,6 +36,7 @@ setup(
         ],
         "slurm": ["hydra-submitit-launcher"],
         "test": [
+            "hypothesis",
             "pytest",
             "ruff",
             "triton; sys_platform == 'linux' and platform_machine == 'x86_64'",

@@ -40,6 +40,8 @@ def open_archive(path: Path) -> Iterator[Callable[[str], IO[bytes]]]:
             with tarfile.open(path) as file:
                 for entry in file:
                     _check(path, entry.name, entry.isfile() or entry.isdir())
+                while file.fileobj.read(1 << 20):
+                    pass  # to the checksum, which is behind the last member
                 yield lambda name: _member(path, name, file.extractfile)
     except DAMAGED as error:
         raise DataError(f"{path}: damaged archive ({type(error).__name__})") from None

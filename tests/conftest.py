@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 import torch
 from fairseq.data import Dictionary
@@ -24,6 +25,17 @@ from fairseq_phm import PHMTransformerModel
 
 if not torch.cuda.is_available():  # before anything imports triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+for name, examples in {"few": 30, "many": 2000}.items():  # many: for a nightly run
+    hypothesis.settings.register_profile(
+        name,
+        max_examples=examples,
+        derandomize=name == "few",
+        deadline=None,
+        database=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES = {"train": 90, "valid": 9, "test": 10}

@@ -10,6 +10,7 @@ from torch import nn
 
 from fairseq_phm import PHMLSTM, PHMLinear
 from fairseq_phm.modules import PHMLinearRows
+from fairseq_phm.modules.cache import WeightCache
 
 MAKERS = {
     "learned": lambda: PHMLinear(16, 24, 4),
@@ -120,6 +121,19 @@ def test_copies_and_pickles_are_small_and_right(layer):
             parameter.data.mul_(3)
         assert torch.equal(weight_of(other), fresh(other))
         assert torch.equal(weight_of(layer), fresh(layer))
+
+
+@torch.no_grad()
+def test_an_edit_while_the_weight_is_built_is_seen_later():
+    source, cache = torch.ones(2), WeightCache()
+
+    def build():
+        weight = source.clone()
+        source.mul_(2)  # as another thread may, just now
+        return weight
+
+    cache.get([source], build)
+    assert cache.get([source], source.clone).tolist() == [2, 2]
 
 
 @torch.no_grad()

@@ -24,10 +24,7 @@ class WeightCache:
 
     def clear(self) -> None:
         """Forget the weight and free its memory."""
-        self._weight: Optional[Tensor] = None
-        self._version = 0
-        self._key: Hashable = None
-        self._sources: Tuple[Tensor, ...] = ()
+        self._kept: Optional[Tuple[Tensor, int, Hashable, Tuple[Tensor, ...]]] = None
 
     @staticmethod
     def keeps(sources: Sequence[Tensor]) -> bool:
@@ -58,21 +55,22 @@ class WeightCache:
         """
         if not self.keeps(sources):
             return build()
-        known, weight = self._sources, self._weight
-        if (
-            weight is None
-            or key != self._key
-            or _version(weight) != self._version
-            or len(sources) != len(known)
-            or not all(map(_same, sources, known))
-        ):
-            weight = self._weight = build()
-            self._key = key
-            self._version = _version(weight)
-            self._sources = tuple(
-                source.detach().clone(memory_format=torch.contiguous_format)
-                for source in sources
-            )
+        if self._kept is not None:
+            weight, version, known_key, known = self._kept
+            if (
+                key == known_key
+                and _version(weight) == version
+                and len(sources) == len(known)
+                and all(map(_same, sources, known))
+            ):
+                return weight
+        # First the copies: an edit by another thread while H is built is seen later.
+        copies = tuple(
+            source.detach().clone(memory_format=torch.contiguous_format)
+            for source in sources
+        )
+        weight = build()
+        self._kept = (weight, _version(weight), key, copies)
         return weight
 
     def __deepcopy__(self, memo: Any) -> "WeightCache":

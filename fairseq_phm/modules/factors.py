@@ -23,6 +23,9 @@ FACTORS = (*STORED, *SCALED.values())
 _saved: Any = WeakIdKeyDictionary()
 """Parameter -> its last entry in a state dict (weak), for the layers that share it."""
 
+_assigned: Any = WeakIdKeyDictionary()
+"""Parameter -> what ``load_state_dict(assign=True)`` put in its place (weak)."""
+
 
 class Factors(nn.Module):
     """Holds the factors of H: a rule, or u, v, w of a CP rule; blocks, or U and V.
@@ -245,6 +248,7 @@ class Factors(nn.Module):
                 state_dict[held] = state_dict.pop(key) / self.rule_lr
         missing: List[str] = []
         errors: List[str] = []
+        earlier = {name: self.stored(name) for name in STORED if self._learns(name)}
         super()._load_from_state_dict(
             state_dict,
             prefix,
@@ -254,6 +258,8 @@ class Factors(nn.Module):
             unexpected_keys,
             errors,
         )
+        if local_metadata.get("assign_to_params_buffers"):
+            self._follow(earlier)
         optional = {prefix + name for name in self._tied}
         missing = [renamed.get(key, key) for key in missing]
         missing_keys += [key for key in missing if key not in optional]
@@ -261,6 +267,18 @@ class Factors(nn.Module):
             for held, key in renamed.items():
                 message = message.replace(held, key)
             error_msgs.append(message)
+
+    def _follow(self, earlier: Dict[str, Tensor]) -> None:
+        """Note which parameters were replaced, and replace tied ones as their owner."""
+        for name, before in earlier.items():
+            now = self.stored(name)
+            if now is not before:
+                _assigned[before] = weakref.ref(now)
+            elif name in self._tied and before in _assigned:
+                owned = _assigned[before]()
+                for held, kept in self._parameters.items():
+                    if kept is before and owned is not None:
+                        self._parameters[held] = owned
 
 
 def _of_type(rule: nn.Parameter, dtype: Optional[torch.dtype]) -> nn.Parameter:
