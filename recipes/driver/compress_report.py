@@ -8,7 +8,7 @@ from typing import Dict, List, Sequence, Tuple
 
 from tabulate import tabulate
 
-from ..report import data_text, spread
+from ..report import MARK, MARKED, data_text, spread
 from .models import Model
 from .results import Line, read_lines
 from .settings import WAYS
@@ -24,7 +24,7 @@ NOTE = (
     "Validation loss: label-smoothed, bits a token as fairseq logs it, of the best "
     "checkpoint; BLEU of the test set. Parameters without embeddings. Distilled: "
     "trained on with the dense model's translations of the training set as targets. "
-    "† not converged: the loss fell by 0.01 nats or more in the last fifth."
+    f"{MARKED}"
 )
 
 
@@ -75,7 +75,7 @@ def _table(lines: Sequence[Line]) -> str:
             "updates, dense": f"{runs[0]['dense_updates']:,}",
             "then": f"{runs[0]['updates']:,}" if way != WAYS[0] else "",
             "validation loss": spread([run["validation_loss"] for run in runs], ".3f")
-            + " †" * (not all(run["converged"] for run in runs)),
+            + MARK * (not all(run["converged"] for run in runs)),
             "to dense": _difference(runs, dense, "validation_loss", "+.3f"),
             "BLEU": spread([run["bleu"] for run in runs]),
             "BLEU to dense": _difference(runs, dense, "bleu", "+.2f"),
