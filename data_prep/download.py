@@ -43,6 +43,8 @@ def download(url: str, path: Path, expected: str = "") -> str:
                     reason = "the server closed the connection"
                 except requests.RequestException as error:
                     reason = _reason(error)
+                except OSError as error:
+                    raise DataError(f"{partial}: {error.strerror or error}") from None
                 if _size(partial) <= best:
                     so_far = f"; {best:,} bytes so far, rerun to resume" if best else ""
                     raise DataError(f"{url}: {reason}{so_far}")

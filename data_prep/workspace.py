@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import json
@@ -135,6 +136,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     When the block ends, what was written there replaces ``path``. When it raises,
     ``path`` stays as it was and the temporary file or folder is removed.
+
+    Raises:
+        DataError: it cannot be written, as on a full disk.
     """
     # A unique name: a child of a killed process may still write to an old one.
     partial = path.with_name(f"{PARTIAL}{path.name}-{uuid4().hex[:8]}")
@@ -144,6 +148,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if path.is_dir():
             os.replace(path, replaced)
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename and not str(error.filename).startswith(str(partial)):
+            raise
+        free = ""
+        if error.errno == errno.ENOSPC and path.parent.is_dir():
+            size = shutil.disk_usage(path.parent).free / 2**20
+            free = f" ({size:,.0f} MiB are free there)"
+        raise DataError(f"{path}: {error.strerror or error}{free}") from None
     finally:
         _remove(partial)
         _remove(replaced)
@@ -151,9 +163,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, with :func:`atomic_path`."""
-    text = json.dumps(value, indent=1, ensure_ascii=False)
     with atomic_path(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(_as_json(value), encoding="utf-8")
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def sha256(path: Path) -> str:
@@ -187,26 +202,18 @@ def _make(
     """Fill the folder of a step. Returns its record, which starts as ``made_from``."""
     start = time.time()
     with atomic_path(place) as partial:
-        try:
-            partial.mkdir()
-            record = {
-                **made_from,
-                "result": dict(make(partial)),
-                "seconds": round(time.time() - start, 1),
-                "files": {
-                    str(path.relative_to(partial)): _fingerprint(path, {})
-                    for path in sorted(partial.rglob("*"))
-                    if path.is_file()
-                },
-            }
-            write_json(partial / RECORD, record)
-        except OSError as error:
-            if error.filename and not str(error.filename).startswith(str(partial)):
-                raise
-            free = shutil.disk_usage(place.parent).free / 2**20
-            raise DataError(
-                f"{place}: {error.strerror} ({free:,.0f} MiB are free there)"
-            ) from None
+        partial.mkdir()
+        record = {
+            **made_from,
+            "result": dict(make(partial)),
+            "seconds": round(time.time() - start, 1),
+            "files": {
+                str(path.relative_to(partial)): _fingerprint(path, {})
+                for path in sorted(partial.rglob("*"))
+                if path.is_file()
+            },
+        }
+        (partial / RECORD).write_text(_as_json(record), encoding="utf-8")
     return record
 
 

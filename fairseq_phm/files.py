@@ -4,7 +4,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Iterator
+from typing import IO, Any, Iterator, Optional
 
 from .errors import DataError
 
@@ -27,8 +27,7 @@ def written_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
             yield file
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise DataError(f"{path}: {reason}") from None
+        raise DataError(f"{path}: {_reason(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -56,8 +55,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
             os.replace(path, former)
         os.replace(partial, path)
         _remove(former)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path}: {_reason(error)}") from None
     finally:
         if partial.exists():
             _remove(partial)
@@ -82,6 +81,18 @@ def refuse_existing(output: Path, force: bool, *inputs: Path) -> None:
         raise DataError(f"{output}: is the input")
     if not force:
         raise DataError(f"{output}: exists; --force replaces it")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the system's reason, also where torch hides it behind its own error."""
+    found: Optional[BaseException] = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    if "inline_container" in str(error):  # where torch writes archives
+        return "it cannot be written: is the disk full?"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _remove(path: Path) -> None:

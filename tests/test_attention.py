@@ -167,6 +167,59 @@ def test_the_kept_weight_is_never_stale(maps):
     )
 
 
+@torch.no_grad()
+def test_the_kept_weight_goes_when_a_layer_trains():
+    ours, _ = attention_pair("separate")
+    query = torch.randn(LENGTH, BATCH, WIDTH)
+    for layer in (ours.q_proj, ours.k_proj, ours.v_proj):
+        ours.eval()(query, query, query)
+        assert ours._batched._cache._weight is not None
+        layer.train()
+        assert ours._batched._cache._weight is None
+    expected = ours.eval()(query, query, query)[0]
+    assert torch.equal(copy.deepcopy(ours)(query, query, query)[0], expected)
+
+
+@torch.no_grad()
+def test_equal_keys_with_other_padding_are_other_sentences():
+    ours, theirs = attention_pair("separate", cross=True)
+    key = torch.randn(4, 1, WIDTH).expand(4, 4, WIDTH)
+    padding = torch.arange(4) >= torch.tensor([[4], [4], [2], [2]])
+    query = torch.randn(1, 4, WIDTH)
+    states = {}, {}
+    mine, other = (
+        attention.eval()(query, key, key, padding, state, static_kv=True)
+        for attention, state in zip((ours, theirs), states)
+    )
+    torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
+    assert ours._get_input_buffer(states[0])["prev_key"].size(0) == 2
+    assert repeats(key, padding) == 2 and repeats(key, padding[[0, 2, 2, 2]]) == 1
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("weights", [False, True])
+def test_queries_without_a_key_get_zeros(weights, causal):
+    """Of a sentence that is all padding, and before the first word of one."""
+    ours, theirs = attention_pair("separate")
+    query, key, _ = batch(False)
+    padding = torch.arange(LENGTH) < torch.tensor([[LENGTH], [2], [0], [0], [0], [0]])
+    future = torch.full((LENGTH, LENGTH), -torch.inf).triu(1) if causal else None
+    options = dict(key_padding_mask=padding, attn_mask=future, need_weights=weights)
+    output, shares = ours(query, key, key, **options)
+    lonely = torch.zeros(LENGTH, BATCH, dtype=torch.bool)
+    lonely[:, 0], lonely[:2, 1] = True, causal
+    bias = ours.out_proj.bias.expand_as(output)
+    assert torch.equal(output[lonely], bias[lonely])
+    expected, others = theirs(query, key, key, **options)
+    torch.testing.assert_close(output[~lonely], expected[~lonely])
+    if weights:
+        assert not shares.transpose(0, 1)[lonely].any()
+        rest = ~lonely.T
+        torch.testing.assert_close(shares[rest], others[rest])
+    output.sum().backward()
+    assert query.grad.isfinite().all()
+
+
 def test_half_precision_and_autocast():
     for maps in ("dense", "separate", "fused"):
         ours, theirs = attention_pair(maps)

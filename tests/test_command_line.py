@@ -147,6 +147,7 @@ def test_resume_goes_on_as_if_never_stopped(corpus, tmp_path):
         ],
         ["--memory-efficient-fp16", "--fp16-init-scale", "4"],
         ["--amp", "--phm-attention-dim", "64"],
+        ["--bf16"],
         ["--update-freq", "2", "--ema-decay", "0.9", "--store-ema"],
     ],
     ids=lambda flags: " ".join(flags),

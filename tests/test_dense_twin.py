@@ -12,11 +12,13 @@ from conftest import (
 )
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerModel
+from fairseq.modules import MultiheadAttention
 from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_phm import PHMLinear
 from fairseq_phm.fairseq_compat import leave_better_transformer
 from fairseq_phm.modules.factors import FACTORS
+from fairseq_phm.rebuild import build, densified
 from fairseq_phm.substitution import find_projections
 
 VARIANTS = {
@@ -156,3 +158,29 @@ def test_wide_attention_paths_agree(task):
     expected = attention.out_proj(mixed.permute(2, 0, 1, 3).reshape(5, 2, 64))
     torch.testing.assert_close(y, expected)
     assert weights.shape == (2, 5, 5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_dynamic_quantization_needs_the_dense_model(task):
+    """The types that it replaces are those of torch: PHM layers are none of them."""
+
+    def quantized(model):
+        made = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+        kinds = [type(m) for m in made.modules() if type(m).__name__ == "Linear"]
+        return made, sum("quantized" in kind.__module__ for kind in kinds)
+
+    sizes = {"arch": "phm_transformer", "_name": "phm_transformer", **TINY, "phm_n": 4}
+    words = len(task.source_dictionary)
+    phm = build(argparse.Namespace(**sizes), words, words)
+    assert quantized(phm.model)[1] == 0
+    dense = densified(phm).model
+    leave_better_transformer(dense)
+    for module in dense.modules():
+        if isinstance(module, MultiheadAttention):
+            module._set_skip_embed_dim_check()  # else it reads the biases as tensors
+    made, count = quantized(dense)
+    assert count == len(find_projections(phm.model, types=PHMLinear)) + 1
+    batch = padded_batch(task)
+    expected = phm.model(**batch)[0]
+    assert (made(**batch)[0] - expected).abs().max() < 0.05 * expected.abs().max()

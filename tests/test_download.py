@@ -106,6 +106,13 @@ def test_another_version_is_downloaded_from_the_start(server, tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == CONTENT[::-1]
 
 
+def test_a_full_disk_is_one_line(server, tmp_path):
+    server.files["a.txt"] = CONTENT
+    (tmp_path / "a.txt.part").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="a.txt.part: No space left on device"):
+        download(server.url + "a.txt", tmp_path / "a.txt")
+
+
 def test_failures_are_one_line(server, tmp_path):
     server.files["a.txt"] = CONTENT
     url, path = server.url + "a.txt", tmp_path / "a.txt"

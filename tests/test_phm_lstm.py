@@ -60,6 +60,21 @@ def pair(request, task):
     return model, twin
 
 
+@pytest.mark.parametrize("options", [*VARIANTS.values(), dict(phm_n=1)])
+@torch.no_grad()
+def test_scripts_as_fairseqs_does(task, tmp_path, options):
+    model = build(PHMLSTMModel, "phm_lstm", task, **options).eval()
+    kinds = [type(module) for module in model.modules()]
+    scripted = torch.jit.script(model)
+    scripted.save(tmp_path / "lstm.pt")
+    batch = padded_batch(task)
+    expected = model(**batch)
+    for one in (scripted, torch.jit.load(tmp_path / "lstm.pt")):
+        for mine, other in zip(one(**batch), expected):
+            assert mine is other is None or torch.equal(mine, other)
+    assert [type(module) for module in model.modules()] == kinds
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_outputs_and_gradients(pair, task, training):
     batch = padded_batch(task)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import padded_batch, tiny_transformer
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from fairseq.models.fconv import FConvEncoder
 from fairseq.models.transformer import TransformerModel
 from torch import nn
 
@@ -315,8 +316,24 @@ def test_quant_noise_is_refused(task):
             tiny_transformer(task, **{name: 0.1})
     args = argparse.Namespace(encoder_layers=1, decoder_layers=1, quant_noise_pq=0.1)
     ARCH_CONFIG_REGISTRY["transformer"](args)
-    with pytest.raises(ValueError, match="self_attn.k_proj has a hook"):
+    with pytest.raises(ValueError, match="self_attn.k_proj has the hook of quant"):
         substitute(TransformerModel.build_model(args, task), 4)
+
+
+def test_has_its_options_as_fairseqs_transformer_has(task):
+    model = tiny_transformer(task, phm_n=2)
+    assert model.args is model.cfg and model.args.phm_n == 2
+    assert model.args.encoder.embed_dim == 32
+
+
+def test_other_hooks_are_called_by_their_name(task):
+    with pytest.raises(ValueError, match="fc1 has the hook of weight norm, .*remove_w"):
+        substitute(FConvEncoder(task.source_dictionary, embed_dim=8), 4)
+    block = nn.Module()
+    block.fc1, block.fc2 = nn.Linear(8, 8), nn.Linear(8, 8)
+    block.fc2.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="fc2 has the hook .*lambda.*: remove it"):
+        substitute(block, 4)
 
 
 def test_no_hidden_dense_parameters(task):

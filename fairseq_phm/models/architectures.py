@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Callable, ContextManager, Dict, Mapping
 
 from fairseq.models import register_model_architecture
@@ -102,6 +103,9 @@ def register_architectures(
 def _set(args: Any, set_size: Callable[[Any], None], common: Dict[str, Any]) -> None:
     fill(args, common)
     set_size(args)
+    if getattr(args, "bf16", False) and not find_spec("torch_xla"):
+        with writable(args):
+            args.tpu = False  # fairseq takes --bf16 for a wish to train on a TPU
 
 
 def set_defaults(args: Any, defaults: Dict[str, Any]) -> None:

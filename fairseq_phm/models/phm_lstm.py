@@ -1,6 +1,7 @@
 """``phm_lstm``: fairseq's LSTM encoder-decoder with PHM layers in every gate."""
 
 import argparse
+import copy
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Optional, Tuple
@@ -16,7 +17,7 @@ from fairseq.models.lstm import (
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from ..modules import PHMLSTMCell
+from ..modules import PHMLSTM, PHMLSTMCell
 from ..substitution import substitute_lstm
 from .architectures import register_architectures, writable
 from .base import PHMGateOptions, PHMModel, PHMStackOptions
@@ -72,11 +73,24 @@ class PHMLSTMDecoder(LSTMDecoder):
 class PHMLSTMModel(PHMModel, LSTMModel):
     """LSTM encoder-decoder with PHM layers (Zhang et al., ICLR 2021, section 3.2).
 
-    Built as fairseq's, then changed by :func:`fairseq_phm.substitute_lstm`.
+    Built as fairseq's, then changed by :func:`fairseq_phm.substitute_lstm`. TorchScript
+    compiles a copy with the weights H.
     """
 
     config = PHMLSTMConfig
     substitution = staticmethod(substitute_lstm)
+
+    def __prepare_scriptable__(self) -> LSTMModel:
+        """Return what ``torch.jit.script`` compiles: fairseq's LSTM with weights H."""
+        built = copy.deepcopy(self)
+        built.__class__ = LSTMModel
+        built.decoder.__class__ = LSTMDecoder
+        if isinstance(self.encoder.lstm, PHMLSTM):
+            built.encoder.lstm = self.encoder.lstm.built()
+        for i, cell in enumerate(self.decoder.layers):
+            if isinstance(cell, PHMLSTMCell):
+                built.decoder.layers[i] = cell.built()
+        return built
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:

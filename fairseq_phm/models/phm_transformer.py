@@ -34,6 +34,7 @@ class PHMTransformerModel(PHMModel, TransformerModelBase):
 
     def __init__(self, cfg: Any, encoder: Any, decoder: Any) -> None:
         super().__init__(PHMTransformerConfig.from_namespace(cfg), encoder, decoder)
+        self.args = self.cfg  # as fairseq's TransformerModel has it
 
     @classmethod
     def configure(cls, args: Any) -> PHMTransformerConfig:

@@ -9,6 +9,7 @@ from fairseq import utils
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
+from ..functional.tracing import is_tracing
 from .batched_projections import BatchedProjections
 
 State = Dict[str, Dict[str, Optional[Tensor]]]
@@ -24,6 +25,9 @@ class Attention(MultiheadAttention):
       attention weights are asked for.
     - k and v of cross-attention are computed once per sentence, not per hypothesis:
       source states that repeat are found, and stored once.
+
+    A query that may attend to no key, as all are padding, gets zeros: the output is the
+    bias of ``out_proj``, and the weights of attention are zeros.
 
     fairseq's own method runs where this one has no counterpart: bias_kv, zero
     attention, xFormers, scores before softmax, tracing. TorchScript compiles fairseq's.
@@ -92,10 +96,13 @@ class Attention(MultiheadAttention):
         sentences = k.size(0)
         q = q.view(targets, sentences, -1, self.num_heads, self.head_dim)
         q = q.permute(1, 3, 2, 0, 4).reshape(sentences, self.num_heads, -1, q.size(-1))
-        mask = _mask(key_padding_mask, attn_mask, q)
+        mask, lonely = _mask(key_padding_mask, attn_mask, q)
         attended, weights = self._attend(
             q, k, v, mask, need_weights or need_head_weights
         )
+        if lonely is not None:
+            attended = attended.masked_fill(lonely, 0.0)
+            weights = None if weights is None else weights.masked_fill(lonely, 0.0)
         attended = attended.view(sentences, self.num_heads, -1, targets, v.size(-1))
         attended = attended.permute(3, 0, 2, 1, 4).reshape(targets, batch, -1)
         if weights is not None:
@@ -128,7 +135,7 @@ class Attention(MultiheadAttention):
             k, v = state["prev_key"], state["prev_value"]
         else:
             if static_kv and incremental_state is not None and attn_mask is None:
-                hypotheses = repeats(key)
+                hypotheses = repeats(key, key_padding_mask)
                 key = value = key[:, ::hypotheses]
                 if key_padding_mask is not None:
                     key_padding_mask = key_padding_mask[::hypotheses]
@@ -223,13 +230,14 @@ class Attention(MultiheadAttention):
         return self._set_input_buffer(incremental_state, state)
 
 
-def repeats(states: Tensor) -> int:
+def repeats(states: Tensor, padding: Optional[Tensor] = None) -> int:
     """Count how often each column of states is repeated by its neighbours.
 
     Beam search repeats the states of a sentence for each of its hypotheses.
 
     Args:
         states: (length, columns, width).
+        padding: (columns, length); columns with other padding are not equal.
 
     Returns:
         The largest number that divides the lengths of all runs of equal columns.
@@ -237,8 +245,10 @@ def repeats(states: Tensor) -> int:
     >>> repeats(torch.arange(6.0).view(1, 3, 2).repeat_interleave(5, 1))
     5
     """
-    same = (states[:, 1:] == states[:, :-1]).all(2).all(0).tolist()
-    ends = [i for i, goes_on in enumerate([*same, False], 1) if not goes_on]
+    same = (states[:, 1:] == states[:, :-1]).all(2).all(0)
+    if padding is not None:
+        same &= (padding[1:] == padding[:-1]).all(1)
+    ends = [i for i, goes_on in enumerate([*same.tolist(), False], 1) if not goes_on]
     return math.gcd(*(end - start for start, end in zip([0, *ends], ends)))
 
 
@@ -258,12 +268,22 @@ def _each(
 
 def _mask(
     padding: Optional[Tensor], added: Optional[Tensor], like: Tensor
-) -> Optional[Tensor]:
-    """Return what is added to scores: (batch, 1, 1, src), (tgt, src), both, or None."""
+) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    """Return what is added to scores, and which queries may attend to no key.
+
+    Returns:
+        Mask (batch, 1, 1, src), (tgt, src), both, or None. And True, (batch, 1, tgt or
+        1, 1), for the queries without a key, where the mask is 0 so that all numbers
+        stay finite; None where there is none of them.
+    """
     if added is not None:
         added = added.to(like.dtype)
     if padding is None:
-        return added
+        return added, None
     mask = torch.zeros_like(padding, dtype=like.dtype)
     mask = mask.masked_fill_(padding.bool(), -math.inf)[:, None, None]
-    return mask if added is None else mask + added
+    mask = mask if added is None else mask + added
+    lonely = mask.eq(-math.inf).all(3, keepdim=True)
+    if lonely.is_cpu and not is_tracing() and not lonely.any():
+        return mask, None
+    return mask.masked_fill(lonely, 0.0), lonely

@@ -60,6 +60,7 @@ class BatchedProjections:
             return build()
         owners = layers if rows is None else layers[:1]
         sources = [source for owner in owners for source in owner._sources()]
+        self._cache.join(layer._cache for layer in layers)
         return self._cache.get(sources, build, rows)
 
 

@@ -1,7 +1,8 @@
 """H built once in eval mode, and never used when it is stale."""
 
 import ctypes
-from typing import Any, Callable, Hashable, Optional, Sequence, Tuple
+from typing import Any, Callable, Hashable, Iterable, Optional, Sequence, Tuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -20,10 +21,18 @@ class WeightCache:
     """
 
     def __init__(self) -> None:
+        self._joint: Any = WeakSet()
         self.clear()
 
+    def join(self, parts: Iterable["WeightCache"]) -> None:
+        """Be cleared with each of these, those of the layers of a joint weight."""
+        for part in parts:
+            part._joint.add(self)
+
     def clear(self) -> None:
-        """Forget the weight and free its memory."""
+        """Forget the weight, and joint ones that it is a part of; free their memory."""
+        for joint in self._joint:
+            joint.clear()
         self._kept: Optional[Tuple[Tensor, int, Hashable, Tuple[Tensor, ...]]] = None
 
     @staticmethod

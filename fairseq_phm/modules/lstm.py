@@ -151,15 +151,50 @@ class PHMLSTMCell(nn.Module):
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = (zeros, zeros)
-        h, c = hx
-        mixed = F.linear(input, weight_ih, self.bias) + F.linear(h, weight_hh)
-        i, f, g, o = mixed.chunk(4, dim=-1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
+        return _step(input, hx, weight_ih, weight_hh, self.bias)
+
+    def built(self) -> "BuiltLSTMCell":
+        """Return a cell with the weights H in place of rules and blocks."""
+        return BuiltLSTMCell(self.weight_ih, self.weight_hh, self.bias)
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}, n={self.n}"
         return f"{text}, gates={self.gates!r}, bias={self.bias is not None}"
+
+
+class BuiltLSTMCell(nn.Module):
+    """A cell with weights that are built, which TorchScript compiles; computes alike.
+
+    Args:
+        weight_ih, weight_hh, bias: as :class:`PHMLSTMCell` has them; copied.
+    """
+
+    def __init__(
+        self, weight_ih: Tensor, weight_hh: Tensor, bias: Optional[Tensor]
+    ) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(weight_ih.detach().clone())
+        self.weight_hh = nn.Parameter(weight_hh.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    def forward(
+        self, input: Tensor, hx: Tuple[Tensor, Tensor]
+    ) -> Tuple[Tensor, Tensor]:
+        return _step(input, hx, self.weight_ih, self.weight_hh, self.bias)
+
+
+def _step(
+    input: Tensor,
+    hx: Tuple[Tensor, Tensor],
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Optional[Tensor],
+) -> Tuple[Tensor, Tensor]:
+    h, c = hx
+    mixed = F.linear(input, weight_ih, bias) + F.linear(h, weight_hh)
+    i, f, g, o = mixed.chunk(4, dim=-1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
 
 
 class PHMLSTM(nn.Module):
@@ -244,6 +279,24 @@ class PHMLSTM(nn.Module):
             if index < len(self.cells) and (match[3] is None or self.bidirectional):
                 return getattr(self.cells[index], match[1])
         return super().__getattr__(name)
+
+    @torch.no_grad()
+    def built(self) -> nn.LSTM:
+        """Return an ``nn.LSTM`` with the weights H, in the same mode."""
+        made = nn.LSTM(
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bias,
+            self.batch_first,
+            self.dropout,
+            self.bidirectional,
+        )
+        first = self.cells[0].weight_ih
+        made.to(first.device, first.dtype)
+        for name, parameter in made.named_parameters():
+            parameter.copy_(getattr(self, name))
+        return made.train(self.training)
 
     def _flat_weights(self) -> List[Tensor]:
         """Return H and biases of all layers and directions, in the kernel's order."""

@@ -276,17 +276,29 @@ def _check(
     """Raise ValueError, with the path, for what cannot be replaced."""
     for projection in group:
         dense = projection.module
-        if dense._forward_pre_hooks or dense._forward_hooks:
-            raise ValueError(
-                f"{projection.path} has a hook, as of quant-noise, that PHM layers "
-                "do not support: turn quant-noise off"
-            )
+        for hook in (
+            *dense._forward_pre_hooks.values(),
+            *dense._forward_hooks.values(),
+        ):
+            raise ValueError(f"{projection.path} has {_described(hook)}")
     try:
         spec.check(in_features, sum(outputs))
         if spec.n > 1 and not is_start(spec.rule):
             make_rule(spec.rule, spec.n)
     except ValueError as error:
         raise ValueError(f"{group[0].path}: {error}") from None
+
+
+def _described(hook: Any) -> str:
+    """Say what a forward hook is, and how to go on without it."""
+    name = getattr(hook, "__qualname__", type(hook).__name__)
+    if "quant_noise" in getattr(hook, "__module__", ""):
+        return "the hook of quant-noise, which needs dense weights: turn it off"
+    known = {"WeightNorm": "weight norm", "SpectralNorm": "spectral norm"}
+    if name in known:
+        remove = f"torch.nn.utils.remove_{known[name].replace(' ', '_')}"
+        return f"the hook of {known[name]}, which PHM layers have not: call {remove}"
+    return f"the hook {name}, which a PHM layer would lose: remove it first"
 
 
 def _check_inner_width(projection: Projection, width: int) -> None:
