@@ -46,6 +46,31 @@ def test_all_benchmarks(monkeypatch, tmp_path, capsys):
     assert "16x32" in capsys.readouterr().out
 
 
+def test_headroom_of_gradients_in_fp16(monkeypatch, tmp_path, capsys):
+    """That of a rule is at most 3 bits less than that of the dense weight, that of
+    blocks 1 more than log2(n): the dynamic loss scale gives as many."""
+    path = tmp_path / "figures.json"
+    sizes = ("--sizes", "512x512", "--tokens", 512, "--n", 2, 16, "--threads", 1)
+    try:
+        run(monkeypatch, "recipes.benchmarks", "precision", *sizes, "--json", path)
+    except RuntimeError as error:
+        assert "not implemented for 'Half'" in str(error)
+        pytest.skip("this torch has no fp16 on the CPU")
+    rows = json.loads(path.read_text())["rows"]
+    assert {row["what"] for row in rows} == {
+        "dense", "blocks", "rule", "rule_v", "rule_w",
+    }  # fmt: skip
+    for row in rows:
+        n = int(row["mode"].partition(" ")[0][2:])
+        assert row["ratio"] <= (2 * n if row["what"] == "blocks" else 8)
+        assert row["overflows"] == 0 and row["bits"] > 0
+    assert "dense bits" in capsys.readouterr().out
+    run(monkeypatch, "recipes.benchmarks", "precision", *sizes, "--json", path,
+        "--loss-scale", 2**22)  # fmt: skip
+    rows = json.loads(path.read_text())["rows"]
+    assert all((row["overflows"] > 0) == (row["bits"] < 0) for row in rows)
+
+
 def test_peers_compute_the_same():
     x = torch.randn(3, 8)
     for peer in (KronLoop, BroadcastKron):

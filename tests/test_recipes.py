@@ -261,15 +261,14 @@ def run_of(texts, out, *arguments):
 
 
 def test_two_nodes_train_one_model(translate, texts, tmp_path):
-    """Two torchruns on the CPU, by gloo."""
+    """Two torchruns on the CPU, by gloo, each by the script."""
     translate("--stage", "prepare")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     commands = [
         [
-            sys.executable, "-m", "recipes.driver.translation",
-            "--raw", texts, "--src", "en",
+            ROOT / "recipes" / "translate.sh", "--raw", texts, "--src", "en",
             "--tgt", "de", "--size", "tiny", "--lines", "40", "--models", "4", "--cpu",
             "--updates", "2", "--max-tokens", "100", "--out", tmp_path,
             "--stage", "train", "--nodes", "2", "--node-rank", rank,
@@ -277,9 +276,10 @@ def test_two_nodes_train_one_model(translate, texts, tmp_path):
         ]
         for rank in "01"
     ]  # fmt: skip
+    one_thread = {"OMP_NUM_THREADS": "1", "RECIPE_PYTHON": sys.executable}
     started = [
         subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            command, cwd=tmp_path, env={**os.environ, **one_thread},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for command in commands

@@ -1,6 +1,7 @@
-"""Time and memory of PHM layers over dense ones, interleaved, in one run.
+"""Time, memory, and sizes of gradients, of PHM layers over dense ones, in one run.
 
-python -m recipes.benchmarks [layer] [paths] [lstm] [training] [decoding] [memory] [...]
+python -m recipes.benchmarks [layer] [paths] [lstm] [training] [decoding] [memory]
+                             [precision]
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .lstm import lstm
 from .memory import memory
 from .models import decoding, training
 from .plot import plot
+from .precision import precision
 from .timing import Row
 
 BENCHMARKS = {
@@ -27,6 +29,7 @@ BENCHMARKS = {
     "training": training,
     "decoding": decoding,
     "memory": memory,
+    "precision": precision,
 }
 MODES = ("forward", "forward + backward")
 
@@ -59,6 +62,7 @@ def parse() -> argparse.Namespace:
     add("--weights-mb", type=float, default=64, help="dense weights that take turns, "
         "as those of a model do, for up to 64 tokens; 0: one layer, which stays in "
         "caches")  # fmt: skip
+    add("--loss-scale", type=float, default=128, help="of the benchmark precision")
     add("--device", default="cpu")
     add("--dtype", default="float32")
     add("--threads", type=int, default=torch.get_num_threads())
@@ -95,7 +99,7 @@ def table(measured: List[Row]) -> str:
     lines = {}
     for row in measured:
         setting = row["in x out"], row["tokens"], row["mode"]
-        unit = "MB" if "MB" in row else "ms"
+        unit = next(unit for unit in ("MB", "bits", "ms") if unit in row)
         spread = f" ({row['low']:.2f}-{row['high']:.2f})" if "low" in row else ""
         line = lines.setdefault(
             setting, dict(zip(("in x out", "tokens", "mode"), setting))
@@ -103,7 +107,8 @@ def table(measured: List[Row]) -> str:
         if row["what"] == "dense":
             line[f"dense {unit}"] = f"{row[unit]:.3g}"
         else:
-            line[row["what"]] = f"{row['ratio']:.3f}{spread}"
+            infinite = " inf" if row.get("overflows") else ""
+            line[row["what"]] = f"{row['ratio']:.3f}{spread}{infinite}"
     return tabulate(list(lines.values()), headers="keys")
 
 
