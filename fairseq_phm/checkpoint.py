@@ -69,7 +69,9 @@ def _reason(error: Exception) -> str:
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
     if refused:
         return f"refused: it holds {refused[1]}, which a checkpoint does not need"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    if "TorchScript" in str(error):
+        return "a TorchScript archive"
+    return "damaged, or not a file of torch.save"
 
 
 class RuleKeys(NamedTuple):

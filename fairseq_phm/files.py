@@ -1,12 +1,16 @@
 """Write a file or a folder whole or not at all."""
 
+import errno
 import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Iterator
+from typing import IO, Any, Iterator, Optional
 
 from .errors import DataError
+
+ALMOST_NONE = 1 << 20
+"""Bytes: with fewer of them free, a disk is full."""
 
 
 @contextmanager
@@ -27,8 +31,7 @@ def written_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
             yield file
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise DataError(f"{path}: {reason}") from None
+        raise DataError(f"{path}: {_reason(error, path)}") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -56,8 +59,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
             os.replace(path, former)
         os.replace(partial, path)
         _remove(former)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path}: {_reason(error, path)}") from None
     finally:
         if partial.exists():
             _remove(partial)
@@ -82,6 +85,22 @@ def refuse_existing(output: Path, force: bool, *inputs: Path) -> None:
         raise DataError(f"{output}: is the input")
     if not force:
         raise DataError(f"{output}: exists; --force replaces it")
+
+
+def _reason(error: BaseException, path: Path) -> str:
+    """Return one line that says why a file could not be written.
+
+    What writes for us hides the error of the system: torch and CTranslate2 raise a
+    RuntimeError for a full disk.
+    """
+    first: Optional[BaseException] = error
+    while first and not getattr(first, "strerror", None):
+        first = first.__cause__ or first.__context__
+    if first:
+        return first.strerror
+    if shutil.disk_usage(path.absolute().parent).free < ALMOST_NONE:
+        return os.strerror(errno.ENOSPC)
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _remove(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command fairseq-phm: its list, bad input, and checkpoints that run code."""
 
 import argparse
+import errno
 import os
 import pickle
 import subprocess
@@ -13,8 +14,9 @@ import torch
 from conftest import ROOT, Task, tiny_transformer
 
 from fairseq_phm import DataError, safe_load
-from fairseq_phm.checkpoint import read_checkpoint
+from fairseq_phm.checkpoint import read_checkpoint, write_checkpoint
 from fairseq_phm.commands import COMMANDS, available, main
+from fairseq_phm.files import folder_written_whole
 
 
 @pytest.fixture
@@ -68,6 +70,9 @@ def test_former_calls_of_the_module(arguments):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert ("--phm-gates" if arguments else "--phm-fuse-qkv") in done.stdout
+
+
+FULL = os.strerror(errno.ENOSPC)
 
 
 class Touch:
@@ -145,17 +150,33 @@ def test_the_own_reader_changes_no_type(tmp_path, monkeypatch):
 def test_torchscript_archives_are_refused(tmp_path, reader):
     path = tmp_path / "script.pt"
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
-    with pytest.raises(DataError, match="script.pt: no checkpoint: "):
+    with pytest.raises(DataError, match="script.pt: no checkpoint: a TorchScript arc"):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04" + b"0" * 50])
-def test_damaged_checkpoints_are_one_line(tmp_path, reader, content):
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", b"PK\x03\x04" + b"0" * 50, pickle.dumps(1, protocol=4)],
+)
+def test_damaged_checkpoints_are_one_line(tmp_path, reader, content, recwarn):
     path = tmp_path / "damaged.pt"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="damaged.pt: ") as error:
+    with pytest.raises(DataError) as error:
         read_checkpoint(path)
-    assert "\n" not in str(error.value)
+    reason = "no checkpoint: damaged, or not a file of torch.save"
+    assert str(error.value) == f"{path}: {reason}" and not recwarn.list
+
+
+def test_a_full_disk_is_named(tmp_path):
+    """Also where torch raises an error of its own for it; nothing is left."""
+    path = tmp_path / "out.pt"
+    (tmp_path / "out.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(DataError, match=f"out.pt: {FULL}$"):
+        write_checkpoint({"model": {"w": torch.ones(100_000)}}, path)
+    with pytest.raises(DataError, match=f"out.pt: {FULL}$"):
+        with folder_written_whole(path):
+            raise RuntimeError("pos 2 vs 1") from OSError(errno.ENOSPC, FULL)
+    assert not list(tmp_path.iterdir())
 
 
 def test_predict_refuses_code(command, tmp_path):

@@ -349,6 +349,12 @@ def test_options_that_do_not_fit_are_one_line(flags, message, tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["dense.pt"]
 
 
+def infinite(path):
+    model = torch.load(path)["model"]
+    model["encoder.layers.0.fc1.weight"][0] = float("inf")
+    change(path, model=model)
+
+
 def change(path, **entries):
     state = torch.load(path)
     torch.save({**state, **entries}, path)
@@ -374,6 +380,10 @@ def change(path, **entries):
         (
             lambda path: change(path, model={"a": torch.ones(1)}),
             "there are no embeddings in the checkpoint",
+        ),
+        (
+            lambda path: infinite(path),
+            "encoder.layers.0.fc1 has numbers that are not f",
         ),
         (lambda path: path.with_name("phm.pt").touch(), "phm.pt: exists; --force"),
     ],
