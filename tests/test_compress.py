@@ -85,7 +85,10 @@ def test_a_weight_of_rule_and_blocks_is_found_again():
     torch.testing.assert_close(rule, like.double())
 
 
-@pytest.mark.parametrize("n,rank", [(2, 1), (2, 2), (4, 3), (4, 4), (4, 16), (8, 8)])
+@pytest.mark.parametrize(
+    "n,rank",
+    [(2, 1), (2, 2), (4, 3), (4, 4), (8, 8), (3, 4), (4, 5), (4, 6), (4, 7), (4, 16)],
+)
 def test_a_weight_with_a_rule_of_cp_rank_is_found_again(n, rank):
     torch.manual_seed(0)
     u, v, w = torch.randn(3, n, rank, dtype=DOUBLE)
