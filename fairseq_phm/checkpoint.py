@@ -70,6 +70,8 @@ def _reason(path: Path, error: Exception) -> str:
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
     if refused:
         return f"refused: it holds {refused[1]}, which a checkpoint does not need"
+    if "TorchScript" in str(error):
+        return "a TorchScript archive"
     with open(path, "rb") as file:
         start = file.read(4)
     if not start:

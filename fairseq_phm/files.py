@@ -1,5 +1,6 @@
 """Write a file or a folder whole or not at all."""
 
+import errno
 import os
 import shutil
 from contextlib import contextmanager
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import IO, Any, Iterator, Optional
 
 from .errors import DataError
+
+ALMOST_NONE = 1 << 20
+"""Bytes: with fewer of them free, a disk is full."""
 
 
 @contextmanager
@@ -27,7 +31,7 @@ def written_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
             yield file
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: {_reason(error)}") from None
+        raise DataError(f"{path}: {_reason(error, path)}") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -56,7 +60,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         _remove(former)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: {_reason(error)}") from None
+        raise DataError(f"{path}: {_reason(error, path)}") from None
     finally:
         if partial.exists():
             _remove(partial)
@@ -83,13 +87,19 @@ def refuse_existing(output: Path, force: bool, *inputs: Path) -> None:
         raise DataError(f"{output}: exists; --force replaces it")
 
 
-def _reason(error: BaseException) -> str:
-    """Return the system's reason, also where torch hides it behind its own error."""
-    found: Optional[BaseException] = error
-    while found is not None:
-        if isinstance(found, OSError) and found.strerror:
-            return found.strerror
-        found = found.__cause__ or found.__context__
+def _reason(error: BaseException, path: Path) -> str:
+    """Return one line that says why a file could not be written.
+
+    What writes for us hides the error of the system: torch and CTranslate2 raise a
+    RuntimeError for a full disk.
+    """
+    first: Optional[BaseException] = error
+    while first and not getattr(first, "strerror", None):
+        first = first.__cause__ or first.__context__
+    if first:
+        return first.strerror
+    if shutil.disk_usage(path.absolute().parent).free < ALMOST_NONE:
+        return os.strerror(errno.ENOSPC)
     if "inline_container" in str(error):  # where torch writes archives
         return "it cannot be written: is the disk full?"
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -97,8 +97,9 @@ def inspect(checkpoint: Mapping[str, Any]) -> Inspection:
     for key, blocks in found.items():
         rule = state[key].double()
         names = [one.rpartition(".")[0] or "the layer" for one in blocks]
-        if not rule.isfinite().all():
-            raise DataError(f"{key} has numbers that are not finite")
+        for one in (key, *blocks):
+            if not state[one].isfinite().all():
+                raise DataError(f"{one} has numbers that are not finite")
         same = rules.setdefault(
             rule.numpy().tobytes() if frozen else key, Rule(names[0], rule, [])
         )

@@ -22,6 +22,11 @@ ENOUGH = 1e-5
 """Relative decrease of the error below which these end."""
 EXACT = 1e-10
 """Relative error that is none."""
+EXACT_SEARCH, SHORT_SEARCH = (8, 300), (1, 60)
+"""Of the decomposition of one rule: random starts, and steps of each, at most; where
+the weights are a sum of n products, and where more than the rule is lost."""
+MOST = 150
+"""Numbers of a rule's factors, 3 n R, that this decomposition is tried for."""
 
 
 def rearrange(weight: Tensor, n: int) -> Tensor:
@@ -109,9 +114,10 @@ def nearest_cp(
     squares (Kolda and Bader, "Tensor decompositions and applications", 2009, section
     3.4) solves for v, w and all T_r in turn, so that the error never rises; for R > n,
     where the T_r are of rank n together, the solution for them is a regression of
-    reduced rank. The best of several starts is kept: ``like``, and for R <= n
-    eigenvectors of two mixtures of the parts (which are exact where the weights have
-    such a rule), else random numbers.
+    reduced rank. The best of several starts is kept: ``like``; for R <= n eigenvectors
+    of two mixtures of the parts, which are exact where the weights have such a rule;
+    for R > n factors of the best full rule, see :func:`_decompose`, which are exact
+    there as a rule, and random numbers.
 
     Args:
         parts: rearranged weights, (n^2, m).
@@ -126,7 +132,13 @@ def nearest_cp(
     core = (left * s).view(n, n, -1)
     found: List[Tuple[Tensor, Tensor, Tensor, List[float]]] = []
     for start in range(starts):
-        first = (v, w) if start == starts - 1 else _start(core, rank, generator)
+        if start == starts - 1:
+            first = v, w
+        elif start == 0 and n < rank and 3 * n * rank <= MOST:
+            lost = (s[n:].norm() / s.norm()).item() if s[0] else 0.0
+            first = _decompose(core[:, :, :n], rank, max(EXACT, lost / 100), generator)
+        else:
+            first = _start(core, rank, generator)
         found.append(_alternate(core, *first))
         if found[-1][3][-1] < EXACT:
             break
@@ -199,6 +211,79 @@ def _factor(core: Tensor, other: Tensor, products: Tensor) -> Tensor:
 
 def _unit(factor: Tensor) -> Tensor:
     return factor / factor.norm(dim=0).clamp_min(torch.finfo(factor.dtype).tiny)
+
+
+def _decompose(
+    rule: Tensor, rank: int, enough: float, generator: torch.Generator
+) -> Tuple[Tensor, Tensor]:
+    """Find v and w (n, R) of a CP decomposition of a rule (n, n, k), the best of some.
+
+    Alternating least squares would end far from a decomposition of rank R > n, so all
+    factors move together: Levenberg-Marquardt steps from random numbers (Tomasi and
+    Bro, "A comparison of algorithms for fitting the PARAFAC model", 2006).
+
+    Args:
+        rule: each summand as strong as it is in the weights.
+        rank: R.
+        enough: relative error that is small beside what n summands lose.
+        generator: source of random numbers.
+    """
+    rule = rule / (rule.norm() or 1.0)
+    best: Tuple[float, List[Tensor]] = (float("inf"), [])
+    starts, steps = EXACT_SEARCH if enough < ENOUGH else SHORT_SEARCH
+    for _ in range(starts):
+        factors = [
+            torch.randn(size, rank, generator=generator, dtype=rule.dtype)
+            / (rank**0.5 * size) ** 0.5
+            for size in rule.shape
+        ]
+        found = _levenberg_marquardt(rule, factors, enough, steps)
+        best = min(best, found, key=lambda one: one[0])
+        if best[0] < enough:
+            break
+    return best[1][0], best[1][1]
+
+
+def _levenberg_marquardt(
+    rule: Tensor, factors: List[Tensor], enough: float, steps: int
+) -> Tuple[float, List[Tensor]]:
+    """Return the error of a CP decomposition, and its factors (size, R)."""
+
+    def rest(factors: List[Tensor]) -> Tensor:
+        return rule - torch.einsum("pr,qr,kr->pqk", *factors)
+
+    sizes = [factor.numel() for factor in factors]
+    missing, damping = rest(factors), 1.0
+    for _ in range(steps):
+        jacobian = torch.cat([_derivative(factors, at) for at in range(3)], dim=1)
+        gram, gradient = jacobian.t() @ jacobian, jacobian.t() @ missing.flatten()
+        before = missing.norm().item()
+        while damping < 1 / EXACT:
+            damped = gram + damping * torch.eye(len(gram), dtype=gram.dtype)
+            step = torch.linalg.solve(damped, gradient).split(sizes)
+            moved = [one + move.view_as(one) for one, move in zip(factors, step)]
+            after = rest(moved)
+            if after.norm().item() < before:
+                break
+            damping *= 4
+        else:
+            break
+        factors, missing, damping = moved, after, max(damping / 4, EXACT)
+        error = missing.norm().item()
+        if error < enough or before - error < min(ENOUGH, enough) * error:
+            break
+    return missing.norm().item(), factors
+
+
+def _derivative(factors: List[Tensor], at: int) -> Tensor:
+    """Return that of a CP tensor by one of its factors, (numbers, size R)."""
+    eye = torch.eye(len(factors[at]), dtype=factors[at].dtype)
+    terms = ["pr", "qr", "kr"]
+    terms[at] = terms[at][0] + "a"
+    made = [*factors[:at], eye, *factors[at + 1 :]]
+    return torch.einsum(f"{','.join(terms)}->pqkar", *made).reshape(
+        -1, factors[at].numel()
+    )
 
 
 def _start(

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 from fairseq.data import Dictionary
+from fairseq.data.data_utils import infer_language_pair
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY, build_model
 from omegaconf import OmegaConf
@@ -172,7 +173,8 @@ def dictionary_paths(
     """Return the files of the dictionaries: source and target, or the only one.
 
     Args:
-        checkpoint: whose task names the languages and the folder.
+        checkpoint: whose task names the folder, and the languages unless fairseq has
+            inferred them from the names of the data files, as is done here too.
         data: another folder than that of the training.
 
     Raises:
@@ -181,6 +183,8 @@ def dictionary_paths(
     task = task_options(checkpoint)
     folder = data or Path(str(task.get("data") or ".").split(":")[0])
     names = [task.get("source_lang"), task.get("target_lang")]
+    if not any(names) and folder.is_dir():
+        names = infer_language_pair(str(folder)) or []
     files = [f"dict.{name}.txt" for name in names if name] or ["dict.txt"]
     for name in files:
         if not (folder / name).is_file():
@@ -256,12 +260,14 @@ def _is_phm(option: str) -> bool:
 def largest_difference(one: Rebuilt, other: Rebuilt, seed: int = 1) -> float:
     """Return the largest difference of log-probabilities for random sentences.
 
+    It is not a number where one of them is none.
+
     Args:
         one, other: models in eval mode with the same vocabularies.
         seed: of the sentences, four with 3 to 12 tokens.
     """
     random = torch.Generator().manual_seed(seed)
-    worst = 0.0
+    worst = []
     for length in (3, 5, 8, 12):
         source = torch.randint(4, one.source, (1, length), generator=random)
         source[0, -1] = 2  # the end of a sentence
@@ -276,8 +282,8 @@ def largest_difference(one: Rebuilt, other: Rebuilt, seed: int = 1) -> float:
             if output.size(-1) == one.target:  # else features, with adaptive softmax
                 output = output.log_softmax(-1)
             scores.append(output)
-        worst = max(worst, float((scores[0] - scores[1]).abs().max()))
-    return worst
+        worst.append((scores[0] - scores[1]).abs().max())
+    return float(torch.stack(worst).max())
 
 
 def stock_checkpoint(

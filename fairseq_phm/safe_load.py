@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +42,9 @@ def safe_load(path: Path) -> Any:
     """
     if _version() >= (2, 6):
         allow_fairseq_checkpoints()
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of what is refused then
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):

@@ -85,7 +85,10 @@ def test_a_weight_of_rule_and_blocks_is_found_again():
     torch.testing.assert_close(rule, like.double())
 
 
-@pytest.mark.parametrize("n,rank", [(2, 1), (2, 2), (4, 3), (4, 4), (4, 16), (8, 8)])
+@pytest.mark.parametrize(
+    "n,rank",
+    [(2, 1), (2, 2), (4, 3), (4, 4), (8, 8), (3, 4), (4, 5), (4, 6), (4, 7), (4, 16)],
+)
 def test_a_weight_with_a_rule_of_cp_rank_is_found_again(n, rank):
     torch.manual_seed(0)
     u, v, w = torch.randn(3, n, rank, dtype=DOUBLE)
@@ -349,6 +352,12 @@ def test_options_that_do_not_fit_are_one_line(flags, message, tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["dense.pt"]
 
 
+def infinite(path):
+    model = torch.load(path)["model"]
+    model["encoder.layers.0.fc1.weight"][0] = float("inf")
+    change(path, model=model)
+
+
 def change(path, **entries):
     state = torch.load(path)
     torch.save({**state, **entries}, path)
@@ -374,6 +383,10 @@ def change(path, **entries):
         (
             lambda path: change(path, model={"a": torch.ones(1)}),
             "there are no embeddings in the checkpoint",
+        ),
+        (
+            lambda path: infinite(path),
+            "encoder.layers.0.fc1 has numbers that are not f",
         ),
         (lambda path: path.with_name("phm.pt").touch(), "phm.pt: exists; --force"),
     ],

@@ -1,9 +1,13 @@
-"""Dense checkpoints give the hypotheses of PHM checkpoints, without the plugin."""
+"""Dense checkpoints give the hypotheses of PHM checkpoints, without the plugin.
+
+Those of language models give the loss of fairseq-eval-lm, too.
+"""
 
 import argparse
 import importlib
 import random
 import re
+import shutil
 import sys
 
 import pytest
@@ -27,8 +31,19 @@ LSTM = [
     "--encoder-embed-dim", "8", "--decoder-embed-dim", "8",
     "--decoder-out-embed-dim", "8",
 ]  # fmt: skip
+TEXT = [
+    "--task", "language_modeling", "--sample-break-mode", "eos", "--tokens-per-sample",
+    "32",
+]  # fmt: skip
+LM = [
+    *TEXT, "--decoder-embed-dim", "16", "--decoder-ffn-embed-dim", "32",
+    "--decoder-layers", "2", "--decoder-attention-heads", "2",
+]  # fmt: skip
 VARIANTS = {
     "pairs": [],
+    "fused-pairs": ["--phm-fuse-qkv"],
+    "frozen-model": ["--phm-freeze-rule", "--phm-share-rule", "model"],
+    "embeddings": ["--phm-embeddings", "2", "--share-decoder-input-output-embed"],
     "fused": ["--phm-fuse-qkv", "--phm-share-rule", "layer"],
     "stack": ["--phm-share-rule", "stack", "--phm-ffn-n", "2"],
     "frozen": ["--arch", "quaternion_transformer", "--phm-fuse-qkv"],
@@ -48,27 +63,45 @@ VARIANTS = {
         "--arch", "phm_lstm", "--phm-gates", "fused", "--encoder-layers", "2",
         "--decoder-layers", "2", "--phm-encoder-n", "2",
     ],
+    "lm": ["--arch", "phm_transformer_lm", "--share-decoder-input-output-embed"],
+    "lm-fused": [
+        "--arch", "phm_transformer_lm", "--phm-fuse-qkv", "--phm-rule-rank", "4",
+        "--decoder-learned-pos",
+    ],
+    "lm-frozen": [
+        "--arch", "quaternion_transformer_lm", "--phm-share-rule", "stack",
+        "--phm-ffn-n", "4",
+    ],
 }  # fmt: skip
 WIDE = ["--phm-attention-dim", "32"]
+WIDE_LM = ["--arch", "phm_transformer_lm", *WIDE]
 
 GENERATE = """
-import contextlib, importlib, io, logging, sys
+import logging, os, sys
+import numpy, types
+logging.basicConfig(stream=sys.stdout, level=logging.INFO)  # the loss of eval-lm
+if not hasattr(numpy, "compat"):  # what fairseq asks of NumPy 2
+    numpy.compat = types.SimpleNamespace(long=int)
 if sys.argv[1] == "without":
     sys.modules["fairseq_phm"] = None
 else:
     import fairseq_phm
 import fairseq
-from fairseq_cli.generate import cli_main
+from fairseq_cli import eval_lm, generate
 # fairseq 0.12.2 fails for padded sources with its own Transformer
 batch = "1" if fairseq.__version__ == "0.12.2" else "9"
-data, paths = sys.argv[2], sys.argv[3:]
-for path in paths:
-    sys.argv = ["generate", data, "--path", path, "--beam", "3", "--cpu",
-        "--dataset-impl", "raw", "--num-workers", "0", "--max-len-a", "1",
-        "--max-len-b", "4", "--required-batch-size-multiple", "1", "--nbest", "2",
-        "--batch-size", batch]
+for data, path in zip(sys.argv[2::2], sys.argv[3::2]):
+    shared = ["--path", path, "--cpu", "--dataset-impl", "raw", "--num-workers", "0",
+        "--required-batch-size-multiple", "1", "--batch-size", batch]
+    search = ["--beam", "3", "--max-len-a", "1", "--max-len-b", "4", "--nbest", "2"]
     print("PATH", path)
-    cli_main()
+    if os.path.exists(data + "/dict.txt"):
+        text = ["--sample-break-mode", "eos", "--tokens-per-sample", "32"]
+        sys.argv = ["eval_lm", data, *shared, *text, "--gen-subset", "test"]
+        eval_lm.cli_main()
+        shared += ["--task", "language_modeling", "--prefix-size", "2", *text]
+    sys.argv = ["generate", data, *shared, *search]
+    generate.cli_main()
 """
 
 
@@ -88,6 +121,17 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def texts(data, tmp_path_factory):
+    """The source side as text of a language model, raw."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "dict.txt").write_text((data / "dict.src.txt").read_text())
+    for split in ("train", "valid", "test"):
+        text = (data / f"{split}.src-tgt.src").read_text()
+        (folder / split).write_text(text)
+    return folder
+
+
 def train(data, folder, flags):
     """Train a tiny model in this process; return its last checkpoint."""
     from fairseq_cli.train import cli_main
@@ -96,7 +140,7 @@ def train(data, folder, flags):
     if "--arch" in flags:
         place = flags.index("--arch")
         arch, flags = flags[place + 1], [*flags[:place], *flags[place + 2 :]]
-    sizes = LSTM if "lstm" in arch else TRANSFORMER
+    sizes = LSTM if "lstm" in arch else LM if "_lm" in arch else TRANSFORMER
     vars(importlib.import_module("fairseq.checkpoint_utils").save_checkpoint).clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [
@@ -110,21 +154,24 @@ def train(data, folder, flags):
     return folder / "checkpoint_last.pt"
 
 
-def generate(which, data, paths, folder):
-    """Hypotheses and scores by checkpoint, ``without`` the plugin or ``with`` it."""
+def generate(which, paths, folder):
+    """Hypotheses, scores and loss by checkpoint, ``without`` the plugin or ``with`` it.
+
+    ``paths`` are pairs of data and checkpoint.
+    """
     script = folder / "generate.py"
     script.write_text(GENERATE)
     done = python(
-        script, which, data, *paths, cwd=folder, check=True,
-        env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        script, which, *(word for pair in paths for word in pair), cwd=folder,
+        env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, check=True,
     )  # fmt: skip
     found = {}
     for part in done.stdout.split("PATH ")[1:]:
         path, _, text = part.partition("\n")
         lines = re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", text, re.MULTILINE)
-        found[path] = sorted(
-            (int(i), hypothesis, float(s)) for i, s, hypothesis in lines
-        )
+        losses = re.findall(r"Loss \(base 2\): ([\d.]+)", text)
+        rows = sorted((int(i), hypothesis, float(s)) for i, s, hypothesis in lines)
+        found[path] = rows, list(map(float, losses))
     return found
 
 
@@ -155,11 +202,18 @@ def as_hydra(path):
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
+def data_of(data, texts):
+    """Name of a variant -> its data."""
+    return lambda name: texts if name.startswith("lm") else data
+
+
+@pytest.fixture(scope="module")
+def trained(data, data_of, tmp_path_factory):
     """Name of a variant -> its checkpoint."""
     folder = tmp_path_factory.mktemp("trained")
     paths = {
-        name: train(data, folder / name, flags) for name, flags in VARIANTS.items()
+        name: train(data_of(name), folder / name, flags)
+        for name, flags in VARIANTS.items()
     }
     paths["old"] = as_old(paths["fused"])
     paths["hydra"] = as_hydra(paths["pairs"])
@@ -167,15 +221,17 @@ def trained(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(data, trained, tmp_path_factory):
+def results(data_of, trained, tmp_path_factory):
     """Name of a variant -> what the PHM and the dense checkpoint generate."""
     folder = tmp_path_factory.mktemp("dense")
     dense = {name: folder / f"{name}.pt" for name in trained}
     for name, path in trained.items():
         extra = ["--options", "namespace"] * (name == "stack" and not _is_new())
         main(["densify", str(path), str(dense[name]), *extra])
-    before = generate("with", data, trained.values(), folder)
-    after = generate("without", data, dense.values(), folder)
+    before, after = (
+        generate(which, [(data_of(n), path) for n, path in paths.items()], folder)
+        for which, paths in (("with", trained), ("without", dense))
+    )
     return {
         name: (before[str(path)], after[str(dense[name])])
         for name, path in trained.items()
@@ -189,8 +245,9 @@ def _is_new():
 
 @pytest.mark.parametrize("name", [*VARIANTS, "old", "hydra"])
 def test_the_same_hypotheses_without_the_plugin(results, name):
-    before, after = results[name]
-    assert len(before) == 18
+    (before, losses), (after, dense_losses) = results[name]
+    assert len(before) == 18 and len(losses) == name.startswith("lm")
+    assert losses == pytest.approx(dense_losses, abs=2e-4)  # printed with 4 decimals
     for one, other in zip(before, after):
         assert one[:2] == other[:2]
         assert abs(one[2] - other[2]) < 1e-4
@@ -223,10 +280,12 @@ def refused(*arguments):
     return end.value.code
 
 
-def test_bad_input_is_one_line(data, trained, tmp_path):
+def test_bad_input_is_one_line(data, texts, trained, tmp_path):
     out = tmp_path / "out.pt"
-    wide = train(data, tmp_path / "wide", WIDE)
-    assert "--phm-attention-dim 32" in refused("densify", wide, out)
+    for corpus, flags in ((data, WIDE), (texts, WIDE_LM)):
+        wide = train(corpus, tmp_path / "wide", flags)
+        assert "--phm-attention-dim 32 is not the" in refused("densify", wide, out)
+        shutil.rmtree(tmp_path / "wide")
     dense = tmp_path / "dense.pt"
     main(["densify", str(trained["pairs"]), str(dense)])
     assert "a dense model, transformer" in refused("densify", dense, out)
@@ -236,6 +295,11 @@ def test_bad_input_is_one_line(data, trained, tmp_path):
     assert "no such folder" in refused("densify", source, tmp_path / "no" / "x.pt")
     assert "No such file" in refused("densify", tmp_path / "none.pt", out)
     checkpoint = read_checkpoint(source)
+    checkpoint["model"]["decoder.layers.0.fc1.blocks"][0] = float("nan")
+    torch.save(checkpoint, tmp_path / "part.pt")
+    assert "part.pt: the dense scores differ by nan" in refused(
+        "densify", tmp_path / "part.pt", out
+    )
     del checkpoint["model"]["decoder.layers.0.fc1.blocks"]
     torch.save(checkpoint, tmp_path / "part.pt")
     assert "part.pt: " in refused("densify", tmp_path / "part.pt", out)

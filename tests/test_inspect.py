@@ -226,9 +226,9 @@ def spoiled():
     return {"model": model}
 
 
-def infinite():
+def infinite(key):
     model = PHMLinear(8, 8, n=2).state_dict()
-    model["rule"][0] = float("nan")
+    model[key][0] = float("nan")
     return {"model": model}
 
 
@@ -240,7 +240,8 @@ def infinite():
         (lambda: {"model": others_rules().state_dict()}, "cannot tell whose rule 2"),
         (lambda: {"other": 1}, "no checkpoint of fairseq"),
         (spoiled, "rules and blocks do not fit"),
-        (infinite, "not finite"),
+        (lambda: infinite("rule"), "rule has numbers that are not finite"),
+        (lambda: infinite("blocks"), "blocks has numbers that are not finite"),
     ],
 )
 def test_bad_input_is_one_line(make, message, tmp_path):

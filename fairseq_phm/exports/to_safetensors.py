@@ -35,7 +35,7 @@ def export(source: Source, folder: Path, dense: bool = False) -> str:
     Raises:
         DataError: there is no dense counterpart, or the scores differ.
     """
-    save_file = needs("safetensors.torch").save_file
+    save = needs("safetensors.torch").save  # save_file has an error of its own kind
     rebuilt = source.dense() if dense else source.rebuilt
     tensors, aliases = _without_aliases(rebuilt.model.state_dict())
     options = {k: v for k, v in vars(rebuilt.args).items() if _is_plain(v)}
@@ -46,7 +46,7 @@ def export(source: Source, folder: Path, dense: bool = False) -> str:
         "target_vocabulary": rebuilt.target,
         "aliases": aliases,
     }
-    save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+    (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
     text = json.dumps(config, indent=1, sort_keys=True)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     for path in dict.fromkeys(source.dictionaries):
