@@ -20,8 +20,8 @@ find_python() {
   return 1
 }
 
-environment() { # NAME PYTHON
-  FAIRSEQ=$1 PYTHON=$2 recipes/driver/environment.sh ".venv-$1" test,recipes
+environment() { # NAME PYTHON EXTRAS
+  FAIRSEQ=$1 PYTHON=$2 recipes/driver/environment.sh ".venv-$1" "$3"
 }
 
 tests() { # NAME PYTEST_ARGUMENTS...
@@ -31,13 +31,13 @@ tests() { # NAME PYTEST_ARGUMENTS...
   "$python" -m pytest "$@"
 }
 
-environment fairseq-fixed "$(find_python 3.11 || echo python3)"
+environment fairseq-fixed "$(find_python 3.11 || echo python3)" test,recipes,export
 .venv-fairseq-fixed/bin/ruff check .
 .venv-fairseq-fixed/bin/ruff format --check .
 if [ -z "$all" ]; then
   tests fairseq-fixed "$@"
 elif python310=$(find_python 3.10); then
-  environment stock "$python310"
+  environment stock "$python310" test,recipes
   # Most tests wait for programs of one thread: both at once.
   export OMP_NUM_THREADS=1
   log=$(mktemp)

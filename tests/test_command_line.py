@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -364,3 +365,27 @@ def test_help_explains_every_flag():
         entry = re.search(rf"\n  --phm-{flag} (.*?)(?=\n  --|\Z)", text, re.DOTALL)
         assert entry and re.search(r"parameter|weights", entry[1]), flag
         assert re.search(r"speed|time|cheaper|product", entry[1]), flag
+
+
+def test_deployment_benchmark(corpus, trained, monkeypatch, capsys):
+    pytest.importorskip("ctranslate2")
+    pytest.importorskip("safetensors")
+    from recipes.benchmarks import deployment
+
+    def output(command, threads=1):
+        return python(*command[1:], merged=True, check=True).stdout
+
+    monkeypatch.setattr(deployment, "_output", output)
+    checkpoint = trained / "checkpoint_best.pt"
+    arguments = [checkpoint, "--data", corpus / "bin", "--rounds", 1, "--threads", 1]
+    monkeypatch.setattr(sys, "argv", ["deployment", *map(str, arguments)])
+    deployment.main()
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    engines = [re.split("  +", row)[0] for row in rows]
+    assert engines == [
+        "fairseq-generate, dense", "fairseq-generate, PHM", "CTranslate2, float32",
+        "CTranslate2, int8",
+    ]  # fmt: skip
+    dense, phm, float32, int8 = (re.split("  +", row)[1:] for row in rows)
+    assert dense[2] == phm[2] == float32[2]  # BLEU
+    assert dense[1] == "1.00" and float(int8[3]) < float(float32[3])

@@ -1,7 +1,6 @@
 """The command fairseq-phm: its list, bad input, and checkpoints that run code."""
 
 import argparse
-import errno
 import os
 import pickle
 from collections import OrderedDict
@@ -64,9 +63,6 @@ def test_flags_of_a_model(command):
 def test_former_calls_of_the_module(arguments):
     done = python("-m", "fairseq_phm", *arguments, check=True)
     assert ("--phm-gates" if arguments else "--phm-fuse-qkv") in done.stdout
-
-
-FULL = os.strerror(errno.ENOSPC)
 
 
 class Touch:
