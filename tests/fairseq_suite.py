@@ -44,7 +44,8 @@ def main(arguments=None):
         after = phm.get(name, "missing")
         worse = before == "passed" != after
         lost += worse
-        print(f"{name:<75} {before:<8} {after}{'  <--' if worse else ''}")
+        if before == "passed" or before != after:
+            print(f"{name:<75} {before:<8} {after}{'  <--' if worse else ''}")
     passed = list(plain.values()).count("passed")
     print(f"{passed} of {len(plain)} pass plain, {lost} of these fail with PHM layers")
     return 1 if lost or not passed else 0

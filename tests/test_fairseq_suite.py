@@ -51,7 +51,7 @@ def test_what_fails_only_with_phm_layers_is_counted(checkout, capfd):
     status = fairseq_suite.main(["--fairseq", str(checkout), "--tests", "types"])
     lines = capfd.readouterr().out.splitlines()
     found = {line.split()[0].partition(".")[2]: line.split()[1:] for line in lines}
-    assert found["test_that_fails_anyway"] == ["failed", "failed"]
+    assert "test_that_fails_anyway" not in found
     assert found["test_attention_has_its_size"] == ["passed", "passed"]
     for name in ("transformer", "lstm", "attention_is_dense", "arch"):
         assert found[f"test_{name}"] == ["passed", "failed", "<--"]
