@@ -1,9 +1,12 @@
 """The real command-line tools, as subprocesses, on a tiny corpus."""
 
+import math
 import os
 import random
 import re
 import shutil
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -117,13 +120,68 @@ def assert_same_weights(one, other):
         torch.testing.assert_close(first[key], second[key], atol=1e-4, rtol=1e-3)
 
 
-def test_two_half_batches_make_the_update_of_the_whole(corpus, tmp_path):
-    flags = ["--max-tokens", "4000", "--dropout", "0", "--disable-validation"]
-    train(corpus, tmp_path / "whole", *flags, "--batch-size", "100")
+ONE_UPDATE = [
+    "--max-tokens", "4000", "--dropout", "0", "--disable-validation", "--clip-norm",
+    "0.1", "--phm-rule-lr", "16", "--phm-share-rule", "stack", "--adam-eps", "1e-3",
+]  # fmt: skip
+"""All lines are one update; clipping holds, and the rules have a rate of their own."""
+
+
+@pytest.fixture(scope="session")
+def whole_batches(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    output = train(corpus, folder, *ONE_UPDATE, "--batch-size", "100")
+    assert 'clip": "100"' in output
+    return folder
+
+
+def test_two_half_batches_make_the_update_of_the_whole(corpus, whole_batches, tmp_path):
     train(
-        corpus, tmp_path / "halves", *flags, "--batch-size", "50", "--update-freq", "2"
+        corpus, tmp_path, *ONE_UPDATE, "--batch-size", "50", "--update-freq", "2"
+    )  # fmt: skip
+    assert_same_weights(tmp_path, whole_batches)
+
+
+def _train_as_rank(rank, port, arguments, folder):
+    """One process of two; saves its model."""
+    from fairseq.trainer import Trainer
+
+    from recipes.driver import torchrun
+
+    trainers = []
+    make = Trainer.__init__
+
+    def remember(self, *arguments, **options):
+        trainers.append(self)
+        make(self, *arguments, **options)
+
+    Trainer.__init__ = remember
+    os.environ.update(
+        TORCHELASTIC_RUN_ID="test", RANK=str(rank), LOCAL_RANK=str(rank),
+        WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port),
+    )  # fmt: skip
+    sys.argv = ["fairseq-train", *arguments]
+    torchrun.main()
+    (trainer,) = trainers
+    torch.save(trainer.get_model().state_dict(), f"{folder}/rank{rank}.pt")
+
+
+def test_two_processes_make_the_update_of_one(corpus, whole_batches, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    arguments = [
+        corpus / "bin", "--save-dir", tmp_path, "--arch", "phm_transformer",
+        "--max-update", 4, *TRAIN, *ONE_UPDATE, "--batch-size", 50,
+    ]  # fmt: skip
+    torch.multiprocessing.spawn(
+        _train_as_rank, (port, list(map(str, arguments)), str(tmp_path)), 2
     )
-    assert_same_weights(tmp_path / "halves", tmp_path / "whole")
+    assert_same_weights(tmp_path, whole_batches)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert first.keys() == second.keys()
+    for key in first:
+        assert torch.equal(first[key], second[key]), key
 
 
 def test_resume_goes_on_as_if_never_stopped(corpus, tmp_path):
@@ -165,6 +223,46 @@ def test_fairseq_options_keep_working(corpus, tmp_path, flags):
         "generate", corpus / "bin", "--path", tmp_path / "checkpoint_last.pt", *GENERATE
     )
     assert len(hypotheses(output)) == LINES["test"]
+
+
+def training_log(corpus, folder, *flags, updates):
+    """What a training logs that starts as those of recipes: losses, overflows."""
+    on_gpu = torch.cuda.is_available()
+    gpu_or_cpu = [flag for flag in TRAIN if not (on_gpu and flag == "--cpu")]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "recipes.driver.torchrun", corpus / "bin",
+            "--save-dir", folder, "--arch", "phm_transformer_tiny", "--max-update",
+            str(updates), *gpu_or_cpu, "--no-save", "--lr", "0.002", "--clip-norm", "1",
+            "--dropout", "0", "--log-interval", "1", *flags,
+        ],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def test_bfloat16_learns_as_float32(corpus, tmp_path):
+    losses = []
+    for flags in ([], ["--bf16"]):
+        output = training_log(corpus, tmp_path, *flags, updates=200)
+        found = re.findall(r'"valid_loss": "([\d.]+)"', output)
+        losses.append(float(found[-1]))
+    chance = math.log2(24)  # the two alphabets and the symbols of fairseq
+    assert losses[0] < 0.8 * chance and losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("flags", ["--fp16", "--memory-efficient-fp16", "--amp"])
+def test_half_precision_on_a_gpu(corpus, tmp_path, flags):
+    """Not yet measured: no more overflows than the dense twin has, and a few."""
+    overflows, losses = [], []
+    for n in ("1", "4"):
+        output = training_log(corpus, tmp_path, flags, "--phm-n", n, updates=2000)
+        overflows.append(output.count("gradient overflow detected"))
+        losses.append(float(re.findall(r'"valid_loss": "([\d.]+)"', output)[-1]))
+    assert overflows[1] <= overflows[0] + 5
+    assert losses[1] < 1.2 * losses[0]
 
 
 @pytest.mark.parametrize("arch", ["quaternion_transformer", "phm_transformer_wide"])
