@@ -13,9 +13,7 @@ import tempfile
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["fairseq.checkpoint_utils", "fairseq.tasks", "fairseq.trainer"]
-)
+IMPORTED = ["fairseq.checkpoint_utils", "fairseq.tasks", "fairseq.trainer"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -33,6 +31,7 @@ def python(*arguments, cwd=ROOT, env=None, stdin="", merged=False, check=False):
         What :func:`subprocess.run` does.
     """
     arguments = list(map(str, arguments))
+    CONTEXT.set_forkserver_preload(IMPORTED)  # here: not for servers of the program
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder, name)) for name in ("stdin", "stdout", "stderr")]
         Path(files[0]).write_text(stdin, encoding="utf-8")

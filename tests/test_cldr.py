@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from babel import Locale
 
-from data_prep import LANGUAGES
+from data_prep import LANGUAGES, DataError
 from data_prep.cldr import fact_makers, sentence_pairs, write_corpus
 
 PAIRS = ["en-de", "en-vi", "en-id", "de-en", "ro-en", "en-et", "en-mk", "en-ro"]
@@ -79,7 +79,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", fail_later)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match="corpus: disk full"):
         write_corpus("en", "de", tmp_path / "corpus", SIZES)
     assert list(tmp_path.iterdir()) == []
 

@@ -379,10 +379,12 @@ def test_a_full_disk_leaves_nothing(tmp_path, bytes_allowed):
     """No file may grow beyond a limit: writes fail as on a full disk, in any step."""
     write_pairs(tmp_path / "raw", {**SIZES, "train": 20000})
     limit = (bytes_allowed, bytes_allowed)
-    code, _, err = run(
-        "--raw", tmp_path / "raw", *PAIR, "--out", tmp_path / "out",
+    arguments = command("--raw", tmp_path / "raw", *PAIR, "--out", tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )  # fmt: skip
+    code, err = done.returncode, done.stderr
     assert code == 1 and err.count("\n") == 1
     assert err.startswith("data_prep: ") and "File too large" in err
     assert not list((tmp_path / "out").glob(".making*"))
