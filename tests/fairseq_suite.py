@@ -3,7 +3,8 @@
     python tests/fairseq_suite.py --fairseq CHECKOUT
 
 CHECKOUT is a clone of fairseq at the version that is installed; only its folder
-``tests`` is used. Exits with 1 if a test passes as it is and fails with PHM layers.
+``tests`` is used. Exits with 1 if a test passes as it is and fails with PHM layers, but
+for those of limits that the README names.
 
 With them, architectures are those that begin with ``phm_``, with n = 2;
 ``TransformerModel`` and ``LSTMModel`` are the PHM models, and the attention of tests of
@@ -24,6 +25,8 @@ FILES = (
     "ema", "multihead_attention", "reproducibility",
 )  # fmt: skip
 N = "2"
+LIMITS = ("test_pruning_heads",)
+"""Tests of what PHM layers cannot do, as the README says: heads are not pruned."""
 
 
 def main(arguments=None):
@@ -43,9 +46,11 @@ def main(arguments=None):
     for name, before in plain.items():
         after = phm.get(name, "missing")
         worse = before == "passed" != after
-        lost += worse
+        limit = any(f".{one}" in name for one in LIMITS)
+        lost += worse and not limit
         if before == "passed" or before != after:
-            print(f"{name:<75} {before:<8} {after}{'  <--' if worse else ''}")
+            mark = worse * ("  a limit" if limit else "  <--")
+            print(f"{name:<75} {before:<8} {after}{mark}")
     passed = list(plain.values()).count("passed")
     print(f"{passed} of {len(plain)} pass plain, {lost} of these fail with PHM layers")
     return 1 if lost or not passed else 0
