@@ -193,9 +193,7 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
                 texts[-1] += f" {MARKED}"
             if heading:
                 texts.append(f"![{_title(table)}]({FIGURES}{table.name}.svg)")
-        notes = HERE / "results" / "notes" / f"{slug(experiment)}.md"
-        if heading and notes.is_file():
-            texts.append(notes.read_text(encoding="utf-8").rstrip())
+        texts += _notes(slug(experiment)) if heading else []
         texts += [_groups(table, style) for table in group if _has_groups(table)]
     return texts
 
@@ -233,7 +231,9 @@ def _quality() -> Iterator[Tuple[str, Dict[str, bytes]]]:
     from .driver.quality_report import read, render  # they need this module
 
     for file in sorted(HERE.glob("results/runs/quality/*.jsonl")):
-        yield render(read([file]), f"{FIGURES}quality-{file.stem}-", "##")
+        name = f"quality-{file.stem}"
+        text, pictures = render(read([file]), f"{FIGURES}{name}-", "##")
+        yield "\n\n".join([text, *_notes(name)]), pictures
 
 
 def _compression() -> Iterator[Tuple[str, Dict[str, bytes]]]:
@@ -241,7 +241,14 @@ def _compression() -> Iterator[Tuple[str, Dict[str, bytes]]]:
     from .driver import compress_report  # it needs this module
 
     for file in sorted(HERE.glob("results/runs/compress/*.jsonl")):
-        yield compress_report.tables(compress_report.read([file]), "##"), {}
+        text = compress_report.tables(compress_report.read([file]), "##")
+        yield "\n\n".join([text, *_notes(f"compress-{file.stem}")]), {}
+
+
+def _notes(name: str) -> List[str]:
+    """Read ``results/notes/NAME.md``, if it is there."""
+    file = HERE / "results" / "notes" / f"{name}.md"
+    return [file.read_text(encoding="utf-8").rstrip()] if file.is_file() else []
 
 
 def _task(result: Run) -> str:
