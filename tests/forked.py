@@ -4,6 +4,7 @@ A server process has imported them, and forks. What a program does, prints and e
 with is what the same call of the interpreter gives, without the seconds of the import.
 """
 
+import logging
 import multiprocessing
 import os
 import runpy
@@ -59,6 +60,8 @@ def _become(arguments, cwd, env, files):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    logging.root.handlers.clear()  # imports of fairseq have set one up
+    logging.root.setLevel(logging.WARNING)
     import torch
 
     torch.set_num_threads(int(env.get("OMP_NUM_THREADS", 2)))

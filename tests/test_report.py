@@ -196,4 +196,6 @@ def test_one_name_for_each_experiment():
         assert {slug(result["experiment"]) for result in found} == {file.stem}
         names |= {table.name for table in report.collect(found)}
         assert (results / "notes" / f"{file.stem}.md").is_file()
+    for file in results.glob("runs/quality/*.jsonl"):
+        names |= {f"quality-{file.stem}-loss-{one}" for one in ("parameters", "time")}
     assert {file.stem for file in results.glob("figures/*.svg")} == {"phm", *names}
