@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -229,16 +228,12 @@ def training_log(corpus, folder, *flags, updates):
     """What a training logs that starts as those of recipes: losses, overflows."""
     on_gpu = torch.cuda.is_available()
     gpu_or_cpu = [flag for flag in TRAIN if not (on_gpu and flag == "--cpu")]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "recipes.driver.torchrun", corpus / "bin",
-            "--save-dir", folder, "--arch", "phm_transformer_tiny", "--max-update",
-            str(updates), *gpu_or_cpu, "--no-save", "--lr", "0.002", "--clip-norm", "1",
-            "--dropout", "0", "--log-interval", "1", *flags,
-        ],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    done = python(
+        "-m", "recipes.driver.torchrun", corpus / "bin", "--save-dir", folder,
+        "--arch", "phm_transformer_tiny", "--max-update", updates, *gpu_or_cpu,
+        "--no-save", "--lr", "0.002", "--clip-norm", "1", "--dropout", "0",
+        "--log-interval", "1", *flags, merged=True, check=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
 
 
