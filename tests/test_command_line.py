@@ -180,7 +180,8 @@ def test_two_processes_make_the_update_of_one(corpus, whole_batches, tmp_path):
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert first.keys() == second.keys()
     for key in first:
-        assert torch.equal(first[key], second[key]), key
+        if not key.endswith("_float_tensor"):  # 0.12.2 leaves it without a value
+            assert torch.equal(first[key], second[key]), key
 
 
 def test_resume_goes_on_as_if_never_stopped(corpus, tmp_path):
