@@ -182,11 +182,11 @@ def _possible_sharing(state: Mapping[str, Tensor]) -> List[str]:
     }
     found = []
     for share_rule in SHARE_RULE:
-        owners: Dict[Tuple[str, int], str] = {}
+        stored: Dict[Tuple[str, int], str] = {}
         for path, layer in layers.items():
             key = scope(_group(path, layers), share_rule), layer.n
-            owners.setdefault(key, path)
-        if rules.keys() == {path for (_, n), path in owners.items() if n > 1}:
+            stored.setdefault(key, path)
+        if rules.keys() == {path for (_, n), path in stored.items() if n > 1}:
             found.append(_share_rule(share_rule))
     if _share_rule("none") not in found:
         return found

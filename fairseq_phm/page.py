@@ -152,8 +152,8 @@ def _short(found: Inspection) -> List[str]:
         f"{high:.2f}; 0 is the same algebra, and random rules have {random}."
     ]
     for n in found.random:
-        owners = [one for one in found.rules if one.n == n]
-        names = {name for one in owners for name in one.layers}
+        rules = [one for one in found.rules if one.n == n]
+        names = {name for one in rules for name in one.layers}
         used = sorted((one.effective, one.name) for one in found.layers
                       if one.name in names)  # fmt: skip
         lines.append(

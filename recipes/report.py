@@ -5,7 +5,8 @@ python -m recipes.report FILE ...   prints the tables of these JSON lines
 
 The first reads ``results/runs/quality/*.jsonl``, which quality.sh has written,
 ``results/runs/compress/*.jsonl``, of compress.sh, ``results/runs/*.jsonl``, and the
-notes in ``results/notes/EXPERIMENT.md``. It draws the picture of the README, too.
+notes in ``results/notes``: ``EXPERIMENT.md``, ``quality-EXPERIMENT.md`` and
+``compress-EXPERIMENT.md``. It draws the picture of the README, too.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ def _become(arguments, cwd, env, files):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    multiprocessing.set_start_method(None, force=True)  # the platform's, as always
     logging.root.handlers.clear()  # imports of fairseq have set one up
     logging.root.setLevel(logging.WARNING)
     import torch
@@ -75,9 +76,7 @@ def _become(arguments, cwd, env, files):
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    sys.exit(status)
 
 
 def _run(arguments, cwd):

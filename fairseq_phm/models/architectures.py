@@ -105,7 +105,7 @@ def _set(args: Any, set_size: Callable[[Any], None], common: Dict[str, Any]) -> 
     set_size(args)
     if getattr(args, "bf16", False) and not find_spec("torch_xla"):
         with writable(args):
-            args.tpu = False  # fairseq takes --bf16 for a wish to train on a TPU
+            args.tpu = False  # with --bf16 fairseq would train on a TPU
 
 
 def set_defaults(args: Any, defaults: Dict[str, Any]) -> None:

@@ -58,10 +58,14 @@ class BatchedProjections:
 
         if layers[0].training:
             return build()
-        owners = layers if rows is None else layers[:1]
-        sources = [source for owner in owners for source in owner._sources()]
-        self._cache.join(layer._cache for layer in layers)
-        return self._cache.get(sources, build, rows)
+        parts = layers if rows is None else layers[:1]
+        sources = [source for part in parts for source in part._sources()]
+
+        def joined() -> Tensor:
+            self._cache.join(layer._cache for layer in layers)
+            return build()
+
+        return self._cache.get(sources, joined, rows)
 
 
 def _alike(layers: Sequence[nn.Module]) -> bool:

@@ -21,18 +21,18 @@ class WeightCache:
     """
 
     def __init__(self) -> None:
-        self._joint: Any = WeakSet()
+        self._batched: Any = WeakSet()
         self.clear()
 
     def join(self, parts: Iterable["WeightCache"]) -> None:
-        """Be cleared with each of these, those of the layers of a joint weight."""
+        """Be cleared with each of these: caches of layers that share this weight."""
         for part in parts:
-            part._joint.add(self)
+            part._batched.add(self)
 
     def clear(self) -> None:
-        """Forget the weight, and joint ones that it is a part of; free their memory."""
-        for joint in self._joint:
-            joint.clear()
+        """Forget the weight, and batched ones built with it; free their memory."""
+        for batched in self._batched:
+            batched.clear()
         self._kept: Optional[Tuple[Tensor, int, Hashable, Tuple[Tensor, ...]]] = None
 
     @staticmethod

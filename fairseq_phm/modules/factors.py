@@ -269,7 +269,7 @@ class Factors(nn.Module):
             error_msgs.append(message)
 
     def _follow(self, earlier: Dict[str, Tensor]) -> None:
-        """Note which parameters were replaced, and replace tied ones as their owner."""
+        """Note which parameters were replaced, and replace tied ones by the same."""
         for name, before in earlier.items():
             now = self.stored(name)
             if now is not before:

@@ -62,7 +62,11 @@ def parse() -> argparse.Namespace:
 
 
 def compare(options: argparse.Namespace, folder: Path) -> str:
-    """Make the models, let them take turns, and format a line for each."""
+    """Make the models, let them take turns, and format a line for each.
+
+    Raises:
+        DataError: a model cannot be made, or a program fails.
+    """
     dense = folder / "dense.pt"
     _command("densify", options.checkpoint, dense, "--data", options.data)
     sizes = {"fairseq-generate, dense": dense}  # without the optimizer's state

@@ -176,10 +176,8 @@ def follow(
 
 def environment(threads: Optional[int] = None) -> Dict[str, str]:
     """Make the environment of a program that imports this project."""
-    threads_of_it = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    return {
-        **os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **threads_of_it
-    }  # fmt: skip
+    made = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    return {**made, "OMP_NUM_THREADS": str(threads)} if threads else made
 
 
 def drop_broken_checkpoint(folder: Path) -> None:

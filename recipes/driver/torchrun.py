@@ -1,8 +1,8 @@
 """fairseq-train where its command line falls short: an entry for torchrun.
 
 Under torchrun all processes train one model; fairseq-train by itself takes no note of
-torchrun where a machine has one GPU or none, and trains a model in each process.
-``--bf16`` is no wish to train on a TPU.
+torchrun where a machine has one GPU or none, and trains a model in each process. With
+``--bf16`` it would train on a TPU.
 """
 
 from __future__ import annotations
