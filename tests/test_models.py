@@ -20,6 +20,8 @@ SPELLINGS = [
     ("4r4", "PHM n=4, R=4", "n4r4"),
     ("4-wide", "PHM n=4, wide", "n4-wide"),
     ("8r16-wide", "PHM n=8, R=16, wide", "n8r16-wide"),
+    ("4r4-whole", "PHM n=4, R=4, whole", "n4r4-whole"),
+    ("quaternion-wide-whole", "quaternion, wide, whole", "quaternion-wide-whole"),
 ]
 
 
@@ -51,6 +53,7 @@ def key(model):
         ("-4", "-4: dense, quaternion or"),
         ("quaternion4", "quaternion4: dense, quaternion or"),
         ("dense-wide", "dense-wide: dense, quaternion or"),
+        ("dense-whole", "dense-whole: dense, quaternion or"),
         ("0", "0: n must be at least 1"),
         ("4r0", "4r0: the rank R of NrR is 1 to 16, n^2"),
         ("4r17", "4r17: the rank R of NrR is 1 to 16, n^2"),
@@ -75,11 +78,14 @@ def test_flags():
         widths = f"--phm-attention-dim {attention} --encoder-ffn-embed-dim {ffn}"
         assert f"{widths} --decoder-ffn-embed-dim {ffn}" in flags(text)
     assert "--phm-attention-dim 1024" in flags("quaternion-wide", "phm_transformer")
+    assert flags("4r4-whole").endswith("--phm-rule-rank 4 --phm-embeddings 4")
+    assert flags("quaternion-whole").endswith("_tiny --phm-embeddings 4")
     lm = flags("dense/4", "phm_transformer_lm_tiny")
     assert lm.endswith("--phm-attention-dim 32 --decoder-ffn-embed-dim 128")
     for text, arch, message in (
         ("dense/64", "phm_transformer_tiny", "dense/64: 64 does not divide the inner"),
         ("4-wide", "phm_lstm", "4-wide: no other inner widths are known for phm_lstm"),
+        ("4-whole", "phm_lstm", "4-whole: no PHM embeddings are known for phm_lstm"),
     ):
         with pytest.raises(ValueError, match=message):
             flags(text, arch)

@@ -30,6 +30,7 @@ def line(model, seed, part_of, lr=0.004, **more):
         "part_of": part_of, "dense_updates": 1200, "benchmark": "abc",
         "validation_loss": loss, "bleu": 30 - 10 * (loss - 4.4), "curve": curve,
         "parameters": round(900_000 * Model.parse(model).share),
+        "total_parameters": round(900_000 * Model.parse(model).share) + 500_000,
         "data": {"train": 10, "valid": 2, "test": 3}, "languages": ["xx", "yy"],
         "throughput": SPEED[model], "tokens_per_second": 5000 * SPEED[model],
         "seconds_per_update": 0.3 / SPEED[model], "hardware": "CPU, 1 threads", **more,
@@ -60,7 +61,8 @@ def test_tables():
         "dense", "dense, widths / 4", "PHM n=4", "PHM n=4, R=4", "PHM n=8, R=8, wide"
     ]  # fmt: skip
     assert found["PHM n=4"] == {
-        "model": "PHM n=4", "parameters": "225,000", "learning rate": "0.004",
+        "model": "PHM n=4", "parameters": "225,000",
+        "with embeddings": "725,000", "learning rate": "0.004",
         "validation loss": "4.515 ± 0.007 †", "to dense": "+0.100",
         "BLEU": "28.85 ± 0.07", "BLEU to dense": "-1.00", "throughput": "0.96",
     }  # fmt: skip

@@ -9,6 +9,7 @@ Needs nothing but Python: options are checked before anything is installed.
 ``N``                     PHM with n = N and full learned rules
 ``NrR``                   PHM with n = N and rules of CP rank R; R = N is the fast one
 ``4-wide``, ``8r8-wide``  PHM or quaternion of twice the inner widths
+``4-whole``               and its embeddings and output projection are PHM as well
 ========================  ===========================================================
 """
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 FAMILIES = ("dense", "quaternion", "PHM")
-SPELLINGS = "dense, quaternion, 4, 4r4, 4-wide, dense/4"
+SPELLINGS = "dense, quaternion, 4, 4r4, 4-wide, 4-whole, dense/4"
 
 
 class Widths(NamedTuple):
@@ -57,6 +58,7 @@ class Model:
         rule_rank: CP rank of the rules; 0: full rules.
         wide: the inner widths are doubled.
         narrow: what the inner widths are divided by.
+        whole: embeddings and the output projection are PHM as well.
     """
 
     family: str
@@ -64,6 +66,7 @@ class Model:
     rule_rank: int = 0
     wide: bool = False
     narrow: int = 1
+    whole: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Model:
@@ -73,44 +76,46 @@ class Model:
             ValueError: it is none; the message is one line that begins with it.
 
         >>> Model.parse("8r8-wide")
-        Model(family='PHM', n=8, rule_rank=8, wide=True, narrow=1)
+        Model(family='PHM', n=8, rule_rank=8, wide=True, narrow=1, whole=False)
         """
         found = re.fullmatch(
-            r"(dense)(?:/(\d+))?|(?:(quaternion)|(\d+)(?:r(\d+))?)(-wide)?", text
+            r"(dense)(?:/(\d+))?|(?:(quaternion)|(\d+)(?:r(\d+))?)(-wide)?(-whole)?",
+            text,
         )
         if not found:
             raise ValueError(
                 f"{text}: dense, quaternion or a whole number n, as in {SPELLINGS}"
             )
-        dense, divisor, quaternion, n, rank, wide = found.groups()
+        dense, divisor, quaternion, n, rank, wide, whole = found.groups()
         if dense:
             if divisor and int(divisor) < 2:
                 raise ValueError(f"{text}: widths are divided by 2 or more")
             return cls(dense, narrow=int(divisor or 1))
         if quaternion:
-            return cls(quaternion, n=4, wide=bool(wide))
+            return cls(quaternion, n=4, wide=bool(wide), whole=bool(whole))
         if not int(n):
             raise ValueError(f"{text}: n must be at least 1")
         if rank and not 1 <= int(rank) <= int(n) ** 2:
             raise ValueError(f"{text}: the rank R of NrR is 1 to {int(n) ** 2}, n^2")
-        return cls("PHM", int(n), int(rank or 0), bool(wide))
+        return cls("PHM", int(n), int(rank or 0), bool(wide), whole=bool(whole))
 
     def __str__(self) -> str:
         rank = f"r{self.rule_rank}" if self.rule_rank else ""
         start = f"{self.n}{rank}" if self.family == "PHM" else self.family
         divisor = f"/{self.narrow}" if self.narrow > 1 else ""
-        return start + divisor + "-wide" * self.wide
+        return start + divisor + "-wide" * self.wide + "-whole" * self.whole
 
     @property
     def name(self) -> str:
         """The model on the screen and in tables.
 
-        >>> [Model.parse(text).name for text in ("4r4-wide", "dense/4")]
-        ['PHM n=4, R=4, wide', 'dense, widths / 4']
+        >>> [Model.parse(text).name for text in ("4r4-wide", "4-whole", "dense/4")]
+        ['PHM n=4, R=4, wide', 'PHM n=4, whole', 'dense, widths / 4']
         """
         parts = [f"PHM n={self.n}" if self.family == "PHM" else self.family]
         parts += [f"R={self.rule_rank}"] if self.rule_rank else []
         parts += ["wide"] if self.wide else []
+        parts += ["whole"] if self.whole else []
         parts += [f"widths / {self.narrow}"] if self.narrow > 1 else []
         return ", ".join(parts)
 
@@ -122,9 +127,11 @@ class Model:
 
     @property
     def order(self) -> Tuple[Any, ...]:
-        """Its place in tables: dense, quaternion, PHM by n; wide ones last."""
+        """Its place in tables: dense, quaternion, PHM by n; wide, whole ones last."""
         family = FAMILIES.index(self.family)
-        return self.wide, family, self.narrow, self.n, self.rule_rank
+        return (
+            self.wide, self.whole, family, self.narrow, self.n, self.rule_rank
+        )  # fmt: skip
 
     @property
     def share(self) -> float:
@@ -138,15 +145,20 @@ class Model:
             arch: an architecture ``phm_...``.
 
         Raises:
-            ValueError: other inner widths than the architecture's are wanted, and they
-                are not known or cannot be had; one line that begins with the spelling.
+            ValueError: other inner widths than the architecture's or PHM embeddings are
+                wanted, and they are not known or cannot be had; one line that begins
+                with the spelling.
         """
         options = {} if self.family == "quaternion" else {"phm_n": self.n}
         if self.rule_rank:
             options["phm_rule_rank"] = self.rule_rank
+        arch = arch.replace("quaternion_", "phm_", 1)
+        if self.whole:
+            if arch not in WIDTHS:
+                raise ValueError(f"{self}: no PHM embeddings are known for {arch}")
+            options["phm_embeddings"] = self.n
         if not self.wide and self.narrow == 1:
             return options
-        arch = arch.replace("quaternion_", "phm_", 1)
         if arch not in WIDTHS:
             raise ValueError(f"{self}: no other inner widths are known for {arch}")
         attention, ffn, heads = WIDTHS[arch]
@@ -188,7 +200,7 @@ class Model:
         """
         if self.family != "PHM" or self.n == 1:
             return [DENSE]
-        fast = Model("PHM", self.n, self.n, self.wide)
+        fast = Model("PHM", self.n, self.n, self.wide, whole=self.whole)
         divisor = self.n // (1 + self.wide)
         narrow = [Model("dense", narrow=divisor)] if divisor > 1 else []
         return [peer for peer in (fast, DENSE, *narrow) if peer._fits(arch)]

@@ -99,8 +99,10 @@ def parse_compress(arguments: Sequence[str]) -> Compression:
     given = _parse(parser, arguments, "parallel", as_published=False)
     _check_comparison(parser, given)
     for model in given.models:
-        if model.n == 1 or model.wide:
-            parser.error(f"--models {model}: PHM or quaternion of the dense widths")
+        if model.n == 1 or model.wide or model.whole:
+            parser.error(
+                f"--models {model}: PHM or quaternion of the dense widths, not whole"
+            )
     if given.checkpoint and not given.checkpoint.is_file():
         parser.error(f"--checkpoint {given.checkpoint}: no such file")
     training = _training(given)
@@ -387,8 +389,8 @@ def _add_runs(
     add(
         "--models", "--n", nargs="+", default=models, metavar="MODEL",
         help="dense, quaternion, n of PHM, as 4, nrR with rules of CP rank R, as 4r4; "
-        "for Transformers 4-wide, of twice the inner widths, and dense/4, of the size "
-        "of n = 4",
+        "for Transformers 4-wide, of twice the inner widths, 4-whole, whose embeddings "
+        "are PHM as well, and dense/4, of the size of n = 4",
     )  # fmt: skip
     add(
         "--seeds", "--seed", type=int, nargs="+", default=seeds, metavar="SEED",

@@ -21,7 +21,9 @@ NEEDED = (
     "experiment", "model", "seed", "size", "updates", "lr", "diverged", "converged",
     "part_of", "dense_updates", "benchmark",
 )  # fmt: skip
-NEEDED_OF_A_SCORE = ("validation_loss", "parameters", "bleu", "curve", "data")
+NEEDED_OF_A_SCORE = (
+    "validation_loss", "parameters", "total_parameters", "bleu", "curve", "data",
+)  # fmt: skip
 NOTE = (
     "Mean ± standard deviation over the seeds. Validation loss: label-smoothed, bits a "
     "token as fairseq logs it, of the best checkpoint; BLEU of the test set. Each "
@@ -215,7 +217,7 @@ def _caption(runs: Runs) -> str:
 def _equal_updates(runs: Runs) -> str:
     def row(model: Model) -> Dict[str, str]:
         return {
-            "parameters": f"{runs.of(model, EQUAL_UPDATES)[0]['parameters']:,}",
+            **_sizes(runs, model),
             "learning rate": _rate(runs, model),
             **_scores(runs, model, EQUAL_UPDATES, DENSE),
             "throughput": _throughput(runs, model),
@@ -228,7 +230,7 @@ def _equal_parameters(runs: Runs, groups: Sequence[Sequence[Model]]) -> str:
     def row(model: Model) -> Dict[str, str]:
         (reference,) = [g[0] for g in groups if model in g]
         return {
-            "parameters": f"{runs.of(model, EQUAL_UPDATES)[0]['parameters']:,}",
+            **_sizes(runs, model),
             **_scores(runs, model, EQUAL_UPDATES, reference),
         }
 
@@ -252,6 +254,15 @@ def _table(models: Sequence[Model], row: Callable[[Model], Dict[str, str]]) -> s
     return tabulate(
         rows, headers="keys", tablefmt="github", colalign=align, disable_numparse=True
     )
+
+
+def _sizes(runs: Runs, model: Model) -> Dict[str, str]:
+    """Cells for the parameters without embeddings, and for all."""
+    line = runs.of(model, EQUAL_UPDATES)[0]
+    return {
+        "parameters": f"{line['parameters']:,}",
+        "with embeddings": f"{line['total_parameters']:,}",
+    }
 
 
 def _scores(runs: Runs, model: Model, part: str, reference: Model) -> Dict[str, str]:

@@ -34,7 +34,9 @@ def submit(runs: Sequence[TranslationRun]) -> None:
     """
     sweeps: Dict[Model, List[TranslationRun]] = {}
     for run in runs:
-        kind = replace(run.model, n=0) if run.model.family == "PHM" else run.model
+        model = run.model
+        one_n = model.family != "PHM" or model.whole  # whole: two options have it
+        kind = model if one_n else replace(model, n=0)
         sweeps.setdefault(kind, []).append(run)
     for group in sweeps.values():
         experiment = group[0].experiment
