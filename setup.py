@@ -38,6 +38,7 @@ setup(
         "test": [
             "hypothesis",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "triton; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Makes an environment, installs the project and runs the linter and all tests.
-#   ./tests/run.sh         Python 3.11 (else python3), fairseq-fixed
-#   ./tests/run.sh --all   and Python 3.10, fairseq 0.12.2, torch 2.2.2 where 3.10 exists
-#   ./tests/run.sh [--all] -- ARGUMENTS    for pytest
+# Makes an environment, installs the project, runs the linter and the tests.
+#   ./tests/run.sh            Python 3.11 (else python3), fairseq-fixed
+#   ./tests/run.sh --all      and Python 3.10, fairseq 0.12.2, torch 2.2.2 where 3.10 exists:
+#                             what depends on versions
+#   ./tests/run.sh --nightly  all tests on both, more examples of properties, 50 kills
+#   ./tests/run.sh [--all | --nightly] -- ARGUMENTS    for pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=
-if [ "${1:-}" = --all ]; then all=1 && shift; fi
+which=one
+case "${1:-}" in --all | --nightly) which=${1#--} && shift ;; esac
 if [ "${1:-}" = -- ]; then shift; fi
 
 find_python() {
@@ -24,31 +26,28 @@ environment() { # NAME PYTHON EXTRAS
   FAIRSEQ=$1 PYTHON=$2 recipes/driver/environment.sh ".venv-$1" "$3"
 }
 
-tests() { # NAME PYTEST_ARGUMENTS...
-  local python=".venv-$1/bin/python"
+tests() { # NAME MARKERS PYTEST_ARGUMENTS...
+  local python=".venv-$1/bin/python" markers=$2
   echo "== $1, $("$python" --version)"
-  shift
-  "$python" -m pytest "$@"
+  shift 2
+  # One process a core, of one thread each; a file stays in one process.
+  OMP_NUM_THREADS=1 "$python" -m pytest -n auto --dist loadfile -m "$markers" "$@"
 }
 
+failed=
+gate="not nightly"
+if [ "$which" = nightly ]; then gate="" && export HYPOTHESIS_PROFILE=many; fi
 environment fairseq-fixed "$(find_python 3.11 || echo python3)" test,recipes,export
 .venv-fairseq-fixed/bin/ruff check .
 .venv-fairseq-fixed/bin/ruff format --check .
-if [ -z "$all" ]; then
-  tests fairseq-fixed "$@"
-elif python310=$(find_python 3.10); then
-  environment stock "$python310" test,recipes
-  # Most tests wait for programs of one thread: both at once.
-  export OMP_NUM_THREADS=1
-  log=$(mktemp)
-  trap 'rm -f "$log"' EXIT
-  tests stock "$@" >"$log" 2>&1 &
-  failed=
-  tests fairseq-fixed "$@" || failed=1
-  wait $! || failed=1
-  cat "$log"
-  [ -z "$failed" ]
-else
-  tests fairseq-fixed "$@"
-  echo "No Python 3.10 here: fairseq 0.12.2 is not tested." >&2
+tests fairseq-fixed "$gate" "$@" || failed=1
+if [ "$which" != one ]; then
+  if python310=$(find_python 3.10); then
+    environment stock "$python310" test,recipes
+    tests stock "${gate:+$gate and not one_version}" "$@" || failed=1
+  else
+    echo "No Python 3.10 here: fairseq 0.12.2 is not tested." >&2
+  fi
 fi
+if [ "$which" = nightly ]; then .venv-fairseq-fixed/bin/python tests/kill_campaign.py || failed=1; fi
+[ -z "$failed" ]

@@ -11,6 +11,8 @@ from forked import python
 
 from recipes.driver import classification
 
+pytestmark = pytest.mark.one_version
+
 TOY = """
 title = "Few or many distinct words"
 kind = "table"

@@ -10,6 +10,8 @@ from babel import Locale
 from data_prep import LANGUAGES, DataError
 from data_prep.cldr import fact_makers, sentence_pairs, write_corpus
 
+pytestmark = pytest.mark.one_version
+
 PAIRS = ["en-de", "en-vi", "en-id", "de-en", "ro-en", "en-et", "en-mk", "en-ro"]
 SIZES = {"train": 300, "valid": 40, "test": 50}
 

@@ -19,6 +19,8 @@ from recipes.driver.models import Model
 from recipes.driver.settings import WAYS
 from recipes.driver.stages import RunError
 
+pytestmark = pytest.mark.one_version
+
 
 @pytest.fixture
 def recipe(texts, tmp_path, in_process, monkeypatch):

@@ -23,6 +23,8 @@ from data_prep.prepare import prepare
 from data_prep.subwords import train_subwords
 from data_prep.text import read_lines
 
+pytestmark = pytest.mark.one_version
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 SIZES = {"train": 60, "valid": 9, "test": 11}
@@ -463,7 +465,8 @@ def test_rare_characters_become_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("bundle,pair", [
-    ("mt-en-id", ("en", "id")), ("style-shakespeare", ("modern", "original")),
+    pytest.param("mt-en-id", ("en", "id"), marks=pytest.mark.nightly),
+    ("style-shakespeare", ("modern", "original")),
 ])  # fmt: skip
 def test_benchmark_data(tmp_path, bundle, pair):
     if not (SHARED / bundle).is_dir():

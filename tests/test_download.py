@@ -15,6 +15,8 @@ import pytest
 from data_prep import DataError
 from data_prep.archive import open_archive
 
+pytestmark = pytest.mark.one_version
+
 pytest.importorskip("requests", reason="pip install '.[recipes]'")
 from data_prep.download import download  # noqa: E402
 

@@ -3,6 +3,8 @@
 import fairseq_suite
 import pytest
 
+pytestmark = pytest.mark.one_version
+
 TYPES = """
 from fairseq.models.lstm import LSTMModel
 from fairseq.models.transformer import TransformerModel

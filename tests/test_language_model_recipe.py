@@ -17,6 +17,8 @@ from recipes import report
 from recipes.driver import language_model
 from recipes.driver.options import parse_language_model
 
+pytestmark = pytest.mark.one_version
+
 SIZES = {"train": 200, "valid": 20, "test": 30}
 
 

@@ -16,6 +16,8 @@ from recipes.driver.models import Model
 from recipes.driver.quality import best_rate, converged, updates_of_equal_time
 from recipes.driver.quality_report import Runs, read, report, tables
 
+pytestmark = pytest.mark.one_version
+
 SPEED = {"dense": 1.0, "dense/4": 2.0, "4": 0.96, "4r4": 1.5, "8r8-wide": 1.2}
 LOSS = {"dense": 4.4, "dense/4": 4.7, "4": 4.5, "4r4": 4.52, "8r8-wide": 4.48}
 

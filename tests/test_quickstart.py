@@ -17,6 +17,8 @@ from data_prep.text import read_lines
 from recipes.driver import translation
 from recipes.driver.translation import without_phm
 
+pytestmark = pytest.mark.one_version
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
