@@ -97,15 +97,17 @@ def main() -> None:
     if sys.argv[1:]:
         print("\n\n".join(tables(results)))
         return
-    texts = [HEAD.rstrip()]
+    texts: List[str] = []
+    comparisons: List[Any] = []
     made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}
     made[f"{FIGURES}phm.svg"] = draw().encode()
     try:
-        for text, pictures in (*_quality(), *_compression()):
+        for text, pictures in (*_quality(comparisons), *_compression()):
             texts.append(text)
             made.update(pictures)
     except DataError as error:
         sys.exit(f"report: {error}")
+    texts = [HEAD.rstrip(), *_summary(comparisons, results, made), *texts]
     texts += tables(results, "github", "## ")
     made["RESULTS.md"] = ("\n\n".join(texts) + "\n").encode()
     (HERE / FIGURES).mkdir(exist_ok=True)
@@ -227,13 +229,36 @@ def picture(table: Table) -> bytes:
     return draw(models, title, *words)
 
 
-def _quality() -> Iterator[Tuple[str, Dict[str, bytes]]]:
-    """Text and pictures of each file of the quality benchmark."""
-    from .driver.quality_report import read, render  # they need this module
+def _summary(
+    comparisons: List[Any], results: List[Run], made: Dict[str, bytes]
+) -> Iterator[str]:
+    """Make the first section, and its picture; benchmarks come before other runs."""
+    from .driver import summary  # it needs Python packages of data preparation
+
+    for table in collect(results):
+        score = {"classification": "accuracy", "translation": "BLEU"}.get(table.task)
+        if score:
+            models = [
+                r for (_, mean), r in table.rows.items() if mean == table.means[0]
+            ]
+            comparisons.append(summary.comparison(score, models))
+    text, picture = summary.summary(comparisons, summary.published())
+    if text:
+        made[f"{FIGURES}summary.svg"] = picture
+        yield f"## Summary\n\n{text}\n\n![Summary]({FIGURES}summary.svg)"
+        yield from _notes("summary")
+
+
+def _quality(comparisons: List[Any]) -> Iterator[Tuple[str, Dict[str, bytes]]]:
+    """Text and pictures of each file of the quality benchmark; adds its comparisons."""
+    from .driver.quality_report import at_equal_updates, read, render  # they need this
+    from .driver.summary import comparison
 
     for file in sorted(HERE.glob("results/runs/quality/*.jsonl")):
         name = f"quality-{file.stem}"
-        text, pictures = render(read([file]), f"{FIGURES}{name}-", "##")
+        lines = read([file])
+        text, pictures = render(lines, f"{FIGURES}{name}-", "##")
+        comparisons += [comparison("BLEU", runs) for runs in at_equal_updates(lines)]
         yield "\n\n".join([text, *_notes(name)]), pictures
 
 

@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from data_prep import DataError
 from recipes import report
+from recipes.driver import summary
 from recipes.driver.settings import slug
 
 DATA = {"train": 1000, "valid": 20, "test": 30, "hash": "abc"}
@@ -108,6 +109,42 @@ def test_a_run_that_has_not_converged_is_marked():
     assert "†" not in "".join(report.tables(runs[1:], "github"))
 
 
+def test_summary():
+    """The best PHM model by its validation; what has not converged is left out."""
+    rest = TRANSLATION["curve"]
+
+    def line(model, seed, bleu, loss, curve=rest):
+        curve = [[at, mean, found - 4.0 + loss] for at, mean, found in curve]
+        experiment = {"experiment": "En-Vi", "curve": curve}
+        return translation(model, seed, bleu, **experiment)
+
+    falls = [[300, 6.0, 4.5], [600, 5.0, 4.3], [900, 4.0, 4.0]]
+    found = [
+        [line("dense", 1, 20.0, 4.0), line("dense", 2, 22.0, 4.0)],
+        [line("4", 1, 21.0, 4.1), line("4", 2, 21.0, 4.1)],
+        [line("8", 1, 30.0, 4.2)],
+        [line("2", 1, 40.0, 3.0, falls)],
+        [line("dense/4", 1, 10.0, 5.0)],
+    ]
+    toy = {**CLASSIFICATION, "curve": rest}
+    five = {**toy, "model": "5", "accuracy": 84.0}
+    translations = summary.comparison("BLEU", found)
+    alone = summary.comparison("accuracy", [[{**toy, "experiment": "No PHM"}]])
+    several = [
+        translations, translations, alone,
+        summary.comparison("accuracy", [[toy], [five]]),
+        summary.comparison("BLEU", found[:1] + found[2:3]),
+    ]  # fmt: skip
+    text, picture = summary.summary(several, summary.published())
+    assert cells(text)[2:] == [
+        ["En-Vi", "BLEU", "21.00", "PHM n=4", "25%", "21.00", "1.000", "1.025"],
+        ["Toy", "accuracy", "80.00", "PHM n=5", "100%", "84.00", "1.050", ""],
+    ]
+    assert "6 cells" in text and "all 8 runs" in text
+    assert picture.startswith(b"<?xml") and b"PHM n=8" in picture
+    assert summary.summary([alone], {}) == ("", b"")
+
+
 def test_classification_without_task_and_by_group():
     groups = {"accuracy_by": {"a": 70.0, "b": 90.0}, "rows_by": {"a": 10, "b": 1200}}
     runs = [{**CLASSIFICATION, **groups, "seed": seed} for seed in (1, 2)]
@@ -144,7 +181,14 @@ def test_the_same_lines_give_the_same_bytes(folder):
 
     (folder / report.FIGURES / "gone.svg").write_text("of results that are gone")
     first = made()
-    names = ["RESULTS.md", "phm.svg", "toy.md", "toy.svg", "xx-yy-small.svg"]
+    names = [
+        "RESULTS.md",
+        "phm.svg",
+        "summary.svg",
+        "toy.md",
+        "toy.svg",
+        "xx-yy-small.svg",
+    ]
     assert sorted(first) == names
     text = first["RESULTS.md"].decode()
     assert "\n## Toy\n" in text and "\nNotes on Toy.\n" in text
@@ -198,4 +242,6 @@ def test_one_name_for_each_experiment():
         assert (results / "notes" / f"{file.stem}.md").is_file()
     for file in results.glob("runs/quality/*.jsonl"):
         names |= {f"quality-{file.stem}-loss-{one}" for one in ("parameters", "time")}
-    assert {file.stem for file in results.glob("figures/*.svg")} == {"phm", *names}
+    assert {file.stem for file in results.glob("figures/*.svg")} == {
+        "phm", "summary", *names
+    }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import statistics
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import matplotlib
 from matplotlib import colormaps
@@ -41,7 +41,7 @@ class Drawn(NamedTuple):
     """
 
     model: Model
-    parameters: int
+    parameters: float
     scores: List[float]
     curves: Sequence[Sequence[Tuple[float, float]]] = ()
     published: Optional[Tuple[float, float]] = None
@@ -79,6 +79,57 @@ def draw(models: Sequence[Drawn], title: str, parameters: str, score: str) -> by
             handles=handles, loc="outside lower center", ncols=5 if curves else 3,
             frameon=False,
         )  # fmt: skip
+        return _svg(figure)
+
+
+def draw_relative(panels: Mapping[str, Sequence[Drawn]]) -> bytes:
+    """Draw scores in per cent of the dense model's against the share of its parameters.
+
+    Args:
+        panels: title -> models, at least one panel; parameters and scores are over the
+            dense model's.
+
+    Returns:
+        An SVG picture; filled markers are ours, hollow ones the paper's.
+    """
+    with matplotlib.rc_context(STYLE):
+        columns = min(3, len(panels))
+        rows = -(-len(panels) // columns)
+        size = (2.2 + 2.6 * columns, 0.9 + 2.4 * rows)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        handles = {}
+        for panel in axes.flat[len(panels) :]:
+            panel.set_visible(False)
+        for panel, (title, models) in zip(axes.flat, panels.items()):
+            panel.set_title(title, fontsize=9)
+            panel.axhline(100, color="gray", linewidth=0.7, zorder=1)
+            for drawn, shift in zip(models, _shifts(models)):
+                model = drawn.model
+                look: Dict[str, Any] = {
+                    "marker": _marker(model), "markersize": 6, "color": _color(model),
+                    "linestyle": "",
+                }  # fmt: skip
+                mean, deviation = _spread([100 * score for score in drawn.scores])
+                x, error = drawn.parameters * shift, deviation or 0
+                panel.errorbar([x], [mean], yerr=[error], capsize=3, **look)
+                if drawn.published:
+                    x, y = drawn.published
+                    hollow = {"markerfacecolor": "white", "zorder": 3}
+                    panel.plot([x * shift], [100 * y], **look, **hollow)
+                handles[model] = Line2D([], [], label=model.name, **look)
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter(FuncFormatter(_share))
+            panel.margins(x=0.12)
+        hollow = dict(color="gray", markerfacecolor="white", linestyle="")
+        paper = Line2D([], [], marker="o", label="hollow: paper", **hollow)
+        order = sorted(handles, key=lambda model: model.order)
+        figure.legend(
+            handles=[*(handles[model] for model in order), paper],
+            loc="outside right center", frameon=False,
+        )  # fmt: skip
+        figure.supxlabel("parameters, of the dense model's", fontsize=9)
+        figure.supylabel("score, % of the dense model's", fontsize=9)
         return _svg(figure)
 
 
@@ -301,6 +352,15 @@ def _short(number: float, _: Any = None) -> str:
         if number >= size:
             return f"{number / size:g}{letter}"
     return f"{number:g}"
+
+
+def _share(share: float, _: Any = None) -> str:
+    """1/4 for 0.25.
+
+    >>> _share(0.25), _share(1), _share(2)
+    ('1/4', '1', '2')
+    """
+    return f"{share:g}" if share >= 1 else f"1/{1 / share:g}"
 
 
 def _color(model: Model) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Sequence, Tuple
 
 from tabulate import tabulate
 
@@ -100,6 +100,23 @@ def read(paths: Sequence[Path]) -> List[Line]:
     return read_lines(paths, needed)
 
 
+def at_equal_updates(lines: Sequence[Line]) -> Iterator[List[List[Line]]]:
+    """Yield the runs of each benchmark, by model; without a model that diverged."""
+    for runs in map(Runs, _benchmarks(lines)):
+        yield [
+            runs.of(model, EQUAL_UPDATES)
+            for model in runs.models_of(EQUAL_UPDATES)
+            if not runs.diverged(model, EQUAL_UPDATES)
+        ]
+
+
+def _benchmarks(lines: Sequence[Line]) -> List[List[Line]]:
+    groups: Dict[str, List[Line]] = {}
+    for line in lines:
+        groups.setdefault(line["benchmark"], []).append(line)
+    return list(groups.values())
+
+
 def report(lines: Sequence[Line], folder: Path, views: Sequence[str] = VIEWS) -> str:
     """Write ``tables.md`` and the two figures of each benchmark.
 
@@ -139,12 +156,9 @@ def render(
     Raises:
         DataError: there is no run of the dense model.
     """
-    groups: Dict[str, List[Line]] = {}
-    for line in lines:
-        groups.setdefault(line["benchmark"], []).append(line)
     texts: List[str] = []
     files: Dict[str, bytes] = {}
-    for number, group in enumerate(groups.values(), start=1):
+    for number, group in enumerate(_benchmarks(lines), start=1):
         runs = Runs(group)
         if not runs.of(DENSE, EQUAL_UPDATES):
             raise DataError(f"{runs.title}: no run of the dense model")

@@ -1,0 +1,161 @@
+"""All data sets in one table and one figure: PHM beside dense, and the paper's ratio.
+
+Models that have not converged, or cannot show that they have, are left out.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+
+from tabulate import tabulate
+
+from data_prep import declaration
+
+from .models import DENSE, Model
+from .training_log import converged, lowest_loss
+
+Line = Dict[str, Any]
+Published = Mapping[str, Mapping[str, float]]
+"""Experiment -> model -> score in the paper."""
+
+TEXT = (
+    "Per data set the PHM model of the best validation, over the dense model trained "
+    "in the same way; beside it the paper's ratio for the same n, with full rules. Of "
+    "{cells} cells (a data set and a model) all {runs} runs have converged. In the "
+    "figure filled markers are these, hollow ones the paper's, each in per cent of its "
+    "dense model."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model on a data set.
+
+    Attributes:
+        experiment: its name is the paper's where the data are.
+        score: what is scored.
+        model: with dense twins of the same experiment.
+        parameters: without embeddings.
+        scores: of the test set, one a run.
+        valid: mean of the validation; more is better.
+    """
+
+    experiment: str
+    score: str
+    model: Model
+    parameters: int
+    scores: Tuple[float, ...]
+    valid: float
+
+    @property
+    def mean(self) -> float:
+        """Score of the test set over the runs."""
+        return statistics.mean(self.scores)
+
+
+def comparison(score: str, models: Iterable[Sequence[Line]]) -> List[Cell]:
+    """Sum up runs with the same data and settings; without those not converged.
+
+    Args:
+        score: ``BLEU`` or ``accuracy``.
+        models: lines of results of a model each, one a seed.
+    """
+    cells = []
+    for runs in models:
+        curves = [run.get("curve") for run in runs]
+        if curves and all(curve and converged(curve) for curve in curves):
+            cells.append(_cell(score, runs))
+    return cells
+
+
+def _cell(score: str, runs: Sequence[Line]) -> Cell:
+    first = runs[0]
+    if score == "BLEU":
+        size, test = "parameters", "bleu"
+        valid = -statistics.mean(map(lowest_loss, runs))
+    else:
+        size, test = "encoder_parameters", "accuracy"
+        valid = statistics.mean(run["valid_accuracy"] for run in runs)
+    return Cell(
+        first["experiment"], score, Model.parse(first["model"]), first[size],
+        tuple(run[test] for run in runs), valid,
+    )  # fmt: skip
+
+
+def published() -> Published:
+    """Read the paper's scores from the declarations of the data sets."""
+    papers = [declaration.load(name).paper for name in declaration.names()]
+    return {
+        paper.name: {model: score for model, (_, score) in paper.published.items()}
+        for paper in papers
+        if paper
+    }
+
+
+def summary(
+    comparisons: Sequence[Sequence[Cell]], papers: Published
+) -> Tuple[str, bytes]:
+    """Make the table, as Markdown, and the figure, as SVG; both empty without cells.
+
+    Comparisons without a dense model or without PHM are left out; of two of the same
+    experiment the first one counts.
+
+    Args:
+        comparisons: see :func:`comparison`.
+        papers: see :func:`published`.
+    """
+    from .figures import draw_relative  # matplotlib is slow to import
+
+    rows, panels, used = {}, {}, []
+    for cells in comparisons:
+        base = next((cell for cell in cells if cell.model == DENSE), None)
+        phm = [cell for cell in cells if cell.model.family == "PHM"]
+        if base and phm and base.experiment not in rows:
+            paper = papers.get(base.experiment, {})
+            best = max(phm, key=lambda cell: cell.valid)
+            rows[base.experiment] = _row(base, best, paper)
+            title = f"{base.experiment}: {base.score}, dense {base.mean:.2f}"
+            panels[title] = [_drawn(cell, base, paper) for cell in cells]
+            used += cells
+    if not rows:
+        return "", b""
+    align = ["left"] * 2 + ["right", "left"] + ["right"] * 4
+    table = tabulate(
+        list(rows.values()), headers="keys", tablefmt="github", colalign=align,
+        disable_numparse=True,
+    )  # fmt: skip
+    runs = sum(len(cell.scores) for cell in used)
+    text = TEXT.format(cells=len(used), runs=runs)
+    return f"{table}\n\n{text}", draw_relative(panels)
+
+
+def _row(base: Cell, best: Cell, paper: Mapping[str, float]) -> Dict[str, str]:
+    full = replace(best.model, rule_rank=0)
+    return {
+        "data set": base.experiment,
+        "score": base.score,
+        "dense": f"{base.mean:.2f}",
+        "best PHM": best.model.name,
+        "of the parameters": f"{best.parameters / base.parameters:.0%}",
+        "its score": f"{best.mean:.2f}",
+        "ratio": f"{best.mean / base.mean:.3f}",
+        "paper: ratio": format(_ratio(full, paper), ".3f")
+        if str(full) in paper
+        else "",
+    }
+
+
+def _drawn(cell: Cell, base: Cell, paper: Mapping[str, float]) -> Any:
+    from .figures import Drawn
+
+    share = cell.parameters / base.parameters
+    scores = [score / base.mean for score in cell.scores]
+    known = str(cell.model) in paper
+    theirs = (share, _ratio(cell.model, paper)) if known else None
+    return Drawn(cell.model, share, scores, published=theirs)
+
+
+def _ratio(model: Model, paper: Mapping[str, float]) -> float:
+    return paper[str(model)] / paper[str(DENSE)]
