@@ -70,7 +70,12 @@ def run(given, substituted):
             *(["-k", given.k] if given.k else []),
             *(f"tests/test_{name}.py" for name in given.tests),
         ]  # fmt: skip
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            # fairseq by itself cannot read its checkpoints with torch 2.6 or later.
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+        }
         done = subprocess.run(
             command, cwd=folder, env=env, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
