@@ -322,7 +322,7 @@ def test_slurm_sweeps_over_n_and_seeds(texts, tmp_path):
     assert first == second
 
 
-@pytest.mark.parametrize("model", ["quaternion-wide", "8r8"])
+@pytest.mark.parametrize("model", ["quaternion-wide", "8r8-whole"])
 def test_slurm_sweep_is_the_same_training(texts, tmp_path, model):
     """What hydra composes is what fairseq makes of the recipe's flags."""
     flags = [
