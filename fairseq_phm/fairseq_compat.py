@@ -26,6 +26,7 @@ def prepare_fairseq(package: str) -> None:
     name_types_of_numpy_1()
     warn_of_optimizers_that_scale()
     say_why_checkpoints_do_not_fit()
+    keep_batches_when_a_training_goes_on()
 
 
 def allow_fairseq_checkpoints() -> None:
@@ -170,6 +171,34 @@ def _mismatch_with_dense(model: nn.Module, path: str, reason: Exception) -> Exce
         return reason
     show_data_errors_in_one_line()
     return mismatch(model, state, reason)
+
+
+def keep_batches_when_a_training_goes_on() -> None:
+    """Give a training that is resumed in a later epoch the batches that it had.
+
+    fairseq-fixed makes the batches that all epochs share with a seed that has the epoch
+    of the start in it. After an interruption they were others: part of the sentences
+    of that epoch came twice, others never.
+    """
+    from fairseq.tasks import FairseqTask
+
+    get = FairseqTask.get_batch_iterator
+
+    @functools.wraps(get)
+    def get_same(self: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        first, epoch = 1, kwargs.get("epoch", 1)
+        anew = kwargs.get("disable_iterator_cache")
+        anew = anew or kwargs.get("update_epoch_batch_itr")
+        if anew or not self.can_reuse_epoch_itr(dataset) or epoch == first:
+            return get(self, dataset, *args, **kwargs)
+        known = dataset in self.dataset_to_epoch_iter
+        iterator = get(self, dataset, *args, **{**kwargs, "epoch": first})
+        if not known:
+            dataset.set_epoch(epoch)
+            iterator.epoch = epoch
+        return iterator
+
+    FairseqTask.get_batch_iterator = get_same
 
 
 BETTER_TRANSFORMER_COPIES = tuple(

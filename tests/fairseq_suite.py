@@ -8,7 +8,7 @@ for those of limits that the README names.
 
 With them, architectures are those that begin with ``phm_``, with n = 2;
 ``TransformerModel`` and ``LSTMModel`` are the PHM models, and the attention of tests of
-attention has PHM projections. Resuming is tested with a PHM-Transformer, too.
+attention has PHM projections. Resuming is tested with Transformers, both times.
 """
 
 import argparse
@@ -25,6 +25,9 @@ FILES = (
     "ema", "multihead_attention", "reproducibility",
 )  # fmt: skip
 N = "2"
+SUBSTITUTED = "FAIRSEQ_SUITE_WITH_PHM"
+"""Environment variable: 1 where the PHM models are in the place of fairseq's."""
+
 LIMITS = ("test_pruning_heads",)
 """Tests of what PHM layers cannot do, as the README says: heads are not pruned."""
 
@@ -66,7 +69,7 @@ def run(given, substituted):
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
             "--junitxml", f"{folder}/results.xml", "-c", os.devnull,
             "--rootdir", folder,
-            *(["-p", "fairseq_suite"] if substituted else []),
+            "-p", "fairseq_suite",
             *(["-k", given.k] if given.k else []),
             *(f"tests/test_{name}.py" for name in given.tests),
         ]  # fmt: skip
@@ -75,6 +78,7 @@ def run(given, substituted):
             "PYTHONPATH": os.pathsep.join(paths),
             # fairseq by itself cannot read its checkpoints with torch 2.6 or later.
             "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+            SUBSTITUTED: str(int(substituted)),
         }
         done = subprocess.run(
             command, cwd=folder, env=env, stdout=subprocess.PIPE,
@@ -96,8 +100,32 @@ def run(given, substituted):
 
 
 def pytest_configure():
-    """Put the PHM models in the place of fairseq's: pytest reads this as a plugin."""
+    """Change the models of the tests: pytest reads this file as a plugin."""
     from fairseq import models, options
+
+    substituted = os.environ[SUBSTITUTED] == "1"
+    if substituted:
+        _substitute_models()
+    parse = options.parse_args_and_arch
+
+    def parse_args_and_arch(parser, input_args=None, *others, **named):
+        if input_args and "--arch" in input_args:
+            input_args = list(input_args)
+            place = input_args.index("--arch") + 1
+            if "test_reproducibility" in os.environ.get("PYTEST_CURRENT_TEST", ""):
+                arch = input_args[place].replace("fconv_", "transformer_")
+                input_args[place] = arch
+            arch = f"phm_{input_args[place]}"
+            if substituted and arch in models.ARCH_MODEL_REGISTRY:
+                input_args[place] = arch
+                input_args += ["--phm-n", N]
+        return parse(parser, input_args, *others, **named)
+
+    options.parse_args_and_arch = parse_args_and_arch
+
+
+def _substitute_models():
+    """Put the PHM models in the place of fairseq's."""
     from fairseq.models import lstm, transformer
 
     import fairseq_phm
@@ -113,25 +141,12 @@ def pytest_configure():
 
     transformer.TransformerModel = with_n(fairseq_phm.PHMTransformerModel)
     lstm.LSTMModel = with_n(fairseq_phm.PHMLSTMModel)
-    parse = options.parse_args_and_arch
-
-    def parse_args_and_arch(parser, input_args=None, *others, **named):
-        if input_args and "--arch" in input_args:
-            input_args = list(input_args)
-            place = input_args.index("--arch") + 1
-            arch = f"phm_{input_args[place]}"
-            if "test_reproducibility" in os.environ.get("PYTEST_CURRENT_TEST", ""):
-                arch = arch.replace("fconv_", "transformer_")
-            if arch in models.ARCH_MODEL_REGISTRY:
-                input_args[place] = arch
-                input_args += ["--phm-n", N]
-        return parse(parser, input_args, *others, **named)
-
-    options.parse_args_and_arch = parse_args_and_arch
 
 
 def pytest_runtest_setup(item):
     """Give the attention of tests of attention PHM projections."""
+    if os.environ[SUBSTITUTED] != "1":
+        return
     from fairseq.modules import MultiheadAttention
 
     from fairseq_phm import PHMLinear

@@ -28,12 +28,17 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from recipes.driver.fairseq_process import trained_updates  # noqa: E402
+
 LINES = {"train": 1500, "valid": 40, "test": 40}
 PAIR = ["--src", "xx", "--tgt", "yy"]
 TINY = [
     "--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--encoder-layers", "1",
     "--decoder-layers", "1",
 ]  # fmt: skip
+UPDATES = 60
 TIMES = ("training_seconds", "decoding_seconds")
 
 
@@ -43,6 +48,7 @@ class Program:
 
     command: Callable[[Path], List[Any]]
     made: Callable[[Path], Dict[str, Any]]
+    finished: Callable[[Path], bool] = lambda out: False  # not to be started again
 
 
 def main() -> None:
@@ -87,10 +93,12 @@ def make_programs(folder: Path) -> Dict[str, Program]:
                 "--user-dir", ROOT / "fairseq_phm", "--arch", "phm_transformer", *TINY,
                 "--optimizer", "adam", "--lr", "0.005", "--max-tokens", "400",
                 "--required-batch-size-multiple", "1", "--num-workers", "0", "--cpu",
-                "--max-update", "60", "--save-interval-updates", "6",
+                "--max-update", UPDATES, "--save-interval-updates", "6",
                 "--save-interval", "1000000", "--keep-interval-updates", "2",
             ],
             lambda out: tensors_in(out / "checkpoint_last.pt"),
+            # fairseq-train makes one more update of a finished training; recipes do not.
+            lambda out: trained_updates(out) == UPDATES,
         ),
         "recipe": Program(
             lambda out: [
@@ -134,6 +142,8 @@ def campaign(
 
 def kill(program: Program, out: Path, rng: random.Random, length: float) -> bool:
     """Start and kill a program; False if it ended before."""
+    if program.finished(out):
+        return False
     process = start(program, out)
     time.sleep(rng.uniform(0, length))
     if process.poll() is not None:
@@ -153,6 +163,8 @@ def finish(program: Program, out: Path) -> None:
         RuntimeError: it fails, after ten trials.
     """
     for _ in range(10):
+        if program.finished(out):
+            return
         process = start(program, out)
         output, _ = process.communicate()
         if process.returncode == 0:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from .lock import end_with_parent, inherited
 from .settings import ROOT
 from .stages import RunError
 from .training_log import log_entry
+
+POLL = 0.05
+"""Seconds between looks at the log of a process."""
 
 
 def train(
@@ -142,36 +146,64 @@ def load_parameters(checkpoint: Path) -> Dict[str, int]:
 def follow(
     command: List[str], log: Path, threads: Optional[int] = None
 ) -> Iterator[str]:
-    """Run a command, yield its output line by line and append it to ``log``.
+    """Run a command whose output is appended to ``log``, and yield it line by line.
 
-    The process holds the lock of the log's folder, and ends when this one does.
+    The process writes the log itself: nothing of it is lost where this one is killed.
+    It holds the lock of the log's folder, and ends when this one does.
 
     Raises:
         RunError: the command failed; its last line is in the message.
     """
-    last = ""
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"$ {shlex.join(command)}\n")
+    with log.open("ab") as file:
+        torn = file.tell() and not log.read_bytes().endswith(b"\n")
+        file.write(f"{chr(10) * bool(torn)}$ {shlex.join(command)}\n".encode())
+        file.flush()
+        start = file.tell()
         process = subprocess.Popen(
             command,
-            stdout=subprocess.PIPE,
+            stdout=file,
             stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
             env=environment(threads),
             pass_fds=inherited(log.parent),
             preexec_fn=end_with_parent,
         )
-        try:
-            for line in process.stdout:
-                file.write(line)
-                last = line.strip() or last
-                yield line.rstrip("\n")
-        finally:
-            process.stdout.close()
-            if process.wait() and sys.exc_info()[0] is None:
-                name = Path(command[0]).name
-                raise RunError(f"{name} failed, see {log}: {last}")
+    last = ""
+    try:
+        for line in _lines_of(process, log, start):
+            last = line.strip() or last
+            yield line
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        failed = process.wait()
+    if failed:
+        name = Path(command[0]).name
+        raise RunError(f"{name} failed, see {log}: {last}")
+
+
+def _lines_of(process: subprocess.Popen, log: Path, start: int) -> Iterator[str]:
+    """Yield the lines that a process appends to a file, until it has ended.
+
+    Args:
+        process: that writes.
+        log: what it writes.
+        start: where in the file, in bytes.
+    """
+    with log.open("rb") as file:
+        file.seek(start)
+        rest = b""
+        while True:
+            ended = process.poll() is not None  # before the last reading
+            *lines, rest = (rest + file.read()).split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace").rstrip("\r")
+            if ended:
+                break
+            if not lines:
+                time.sleep(POLL)
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 def environment(threads: Optional[int] = None) -> Dict[str, str]:

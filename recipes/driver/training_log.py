@@ -36,7 +36,7 @@ def read_training(log: Path) -> Dict[str, Any]:
     curve: Dict[int, List[Any]] = {}
     accuracies = []
     losses: List[float] = []
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("$ "):  # the training was started, or started again
             seconds, part, losses = seconds + part, 0.0, []
         kind, values = log_entry(line) or ("", {})
