@@ -97,7 +97,7 @@ def make_programs(folder: Path) -> Dict[str, Program]:
                 "--save-interval", "1000000", "--keep-interval-updates", "2",
             ],
             lambda out: tensors_in(out / "checkpoint_last.pt"),
-            # fairseq-train makes one more update of a finished training; recipes do not.
+            # fairseq-train trains on what is finished; recipes do not start it then.
             lambda out: trained_updates(out) == UPDATES,
         ),
         "recipe": Program(
