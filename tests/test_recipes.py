@@ -27,6 +27,7 @@ from data_prep import declaration
 from fairseq_phm.models.phm_transformer import PHMTransformerConfig
 from recipes.driver import classification, translation
 from recipes.driver.data import Data
+from recipes.driver.fairseq_process import follow
 from recipes.driver.lock import locked
 from recipes.driver.options import parse_translation
 from recipes.driver.results import note
@@ -390,8 +391,12 @@ def test_lines_are_noted_once_and_torn_ones_go(tmp_path):
 
 
 def test_one_program_at_a_time_and_children_end_with_it(tmp_path):
-    """kill -9 of a driver: what it started ends, and then the folder is free."""
+    """kill -9 of a driver: what it started ends, and then the folder is free.
+
+    All that the child has said is in the log.
+    """
     log = tmp_path / "train.log"
+    log.write_text("torn")
     code = (
         "import sys; from pathlib import Path\n"
         "from recipes.driver.lock import locked\n"
@@ -421,3 +426,19 @@ def test_one_program_at_a_time_and_children_end_with_it(tmp_path):
         pytest.fail("the child lives on")
     with locked(tmp_path):
         pass
+    first, command, *_, said = log.read_text().splitlines()
+    assert (first, said) == ("torn", str(child)) and command.startswith("$ ")
+
+
+def test_lines_of_a_process_come_while_it_runs(tmp_path):
+    program = (
+        "import sys, time\nfor i in range(3):\n"
+        "    print('a', i, flush=True); time.sleep(0.2)\n"
+        "sys.stdout.write('b'); sys.exit(3)"
+    )
+    times = []
+    with pytest.raises(RunError, match=r"failed, see .*: b$"):
+        for line in follow([sys.executable, "-c", program], tmp_path / "log"):
+            times.append((line, time.monotonic()))
+    assert [line for line, _ in times] == ["a 0", "a 1", "a 2", "b"]
+    assert times[2][1] - times[0][1] > 0.3
