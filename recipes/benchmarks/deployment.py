@@ -134,12 +134,16 @@ def generate(path: Path, options: argparse.Namespace) -> Tuple[Translations, flo
 def ctranslate2(
     folder: Path, sources: List[List[str]], options: argparse.Namespace
 ) -> Tuple[List[str], float]:
-    """Translate with a folder of CTranslate2: texts and seconds of the search."""
+    """Translate with a folder of CTranslate2: texts and seconds of the search.
+
+    Each thread translates a batch of its own.
+    """
     from ctranslate2 import Translator
 
     translator = Translator(
-        str(folder), compute_type="default", intra_threads=options.threads
-    )
+        str(folder), compute_type="default",
+        inter_threads=options.threads, intra_threads=1,
+    )  # fmt: skip
     start = time.perf_counter()
     results = translator.translate_batch(
         sources, beam_size=BEAM, length_penalty=LENGTH_PENALTY,
