@@ -262,3 +262,26 @@ def test_weight_first(bias, shape):
     assert y.is_contiguous()
     torch.testing.assert_close(y, layer(x))
     torch.testing.assert_close(dense_linear(x, layer.weight, layer.bias), layer(x))
+
+
+@pytest.mark.parametrize("maps", sorted(set(MAPS) - {"no bias"}))
+def test_pruned_heads_are_those_of_the_dense_twin(maps):
+    """fairseq reads the biases of all projections."""
+    ours, theirs = attention_pair(maps)
+    ours.out_proj = theirs.out_proj = PHMLinear(WIDTH, WIDTH, 4)
+    twin = MultiheadAttention(WIDTH, HEADS, self_attention=True)
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        layer, dense = getattr(ours, name), getattr(twin, name)
+        dense.weight.data.copy_(layer.weight)
+        dense.bias.data.copy_(layer.bias)
+    query, _, padding = batch(False)
+    heads = ours._get_reserve_head_index(num_heads_to_keep=2)
+    assert heads == twin._get_reserve_head_index(num_heads_to_keep=2)
+    for attention in (ours, twin):
+        attention._adaptive_prune_heads(heads)
+        attention._set_skip_embed_dim_check()
+    found, expected = (
+        attention(query, query, query, padding)[0] for attention in (ours, twin)
+    )
+    torch.testing.assert_close(found, expected)
+    assert ours.num_heads == 2 and ours.q_proj.weight.shape == (WIDTH // 2, WIDTH)

@@ -204,6 +204,18 @@ class Attention(MultiheadAttention):
         shares = utils.softmax(scores, dim=-1)
         return dropout(shares.type_as(v)) @ v, shares
 
+    def _adaptive_prune_heads(self, reserve_head_index: List[Tuple[int, int]]) -> None:
+        """Prune heads as fairseq does; projections become dense: a rule ties all rows.
+
+        Args:
+            reserve_head_index: first row and end of each head that is kept.
+        """
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            layer = getattr(self, name)
+            if not isinstance(layer, nn.Linear):
+                setattr(self, name, _dense(layer))
+        super()._adaptive_prune_heads(reserve_head_index)
+
     def reorder_incremental_state(
         self, incremental_state: Optional[State], new_order: Tensor
     ) -> Optional[State]:
@@ -250,6 +262,17 @@ def repeats(states: Tensor, padding: Optional[Tensor] = None) -> int:
         same &= (padding[1:] == padding[:-1]).all(1)
     ends = [i for i, goes_on in enumerate([*same.tolist(), False], 1) if not goes_on]
     return math.gcd(*(end - start for start, end in zip([0, *ends], ends)))
+
+
+def _dense(layer: nn.Module) -> nn.Linear:
+    """Make a dense layer with the weight and bias of a PHM layer."""
+    weight, bias = layer.weight.detach(), layer.bias
+    outputs, inputs = weight.shape
+    dense = nn.Linear(inputs, outputs, bias is not None).to(weight)
+    dense.weight = nn.Parameter(weight.clone())
+    if bias is not None:
+        dense.bias = nn.Parameter(bias.detach().clone())
+    return dense
 
 
 def _stays_in_groups(new_order: Tensor, size: int) -> bool:
