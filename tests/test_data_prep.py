@@ -180,6 +180,7 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
     assert made[0] == made[1]
 
 
+@pytest.mark.nightly
 def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path):
     write_pairs(tmp_path / "raw", {**SIZES, "train": 12000})
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -464,9 +465,9 @@ def test_rare_characters_become_bytes(tmp_path):
     assert "<0xE1> 1" in dictionary and "\u13a0 1" not in dictionary
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("bundle,pair", [
-    pytest.param("mt-en-id", ("en", "id"), marks=pytest.mark.nightly),
-    ("style-shakespeare", ("modern", "original")),
+    ("mt-en-id", ("en", "id")), ("style-shakespeare", ("modern", "original")),
 ])  # fmt: skip
 def test_benchmark_data(tmp_path, bundle, pair):
     if not (SHARED / bundle).is_dir():

@@ -99,6 +99,7 @@ def test_dense_twin_has_no_phm_flags():
     assert without_phm(flags) == ["--cpu", "--clip-norm", "0.1"]
 
 
+@pytest.mark.nightly
 def test_interrupted_run_goes_on(corpus):
     process = subprocess.Popen(
         [sys.executable, *command(corpus, "--updates", "40")], cwd=ROOT,
