@@ -85,6 +85,7 @@ def test_interrupted_recipe_goes_on(recipe, tmp_path, monkeypatch, capsys):
     assert compressed["validation_loss"] != scratch["validation_loss"]
     assert on["curve"][-1][0] == 3 and on["lr"] == dense["lr"] / 4
     assert on["curve"] != distilled["curve"]
+    assert distilled["validation_loss"] == distilled["curve"][-1][2]
     printed = capsys.readouterr().out
     text = (folder / "tables.md").read_text()
     assert text.strip() in printed

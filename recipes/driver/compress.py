@@ -103,6 +103,17 @@ class Row(TranslationRun):
         return [*super().training_arguments, *(start or [])]
 
     @property
+    def checkpoint(self) -> Path:
+        """What translates: of a distilled model the last one, if there is no mean.
+
+        The validation set has other targets than a distilled model learns: its lowest
+        loss comes long before the model is trained.
+        """
+        if self.way == DISTILLED and self.experiment.search.mean == "none":
+            return self.folder / "checkpoint_last.pt"
+        return super().checkpoint
+
+    @property
     def energy(self) -> Optional[float]:
         """What compression has left of the energy of the dense weights."""
         return self.start.energy if self.start else None
@@ -113,8 +124,10 @@ class Row(TranslationRun):
     def line(self) -> Dict[str, Any]:
         """All that the table needs."""
         line, trained = super().line(), not isinstance(self, Scored)
+        loss = line["validation_loss"]
         return {
             **line,
+            "validation_loss": line["curve"][-1][2] if self.way == DISTILLED else loss,
             "way": self.way,
             "dense_updates": self.dense_updates,
             "updates": line["updates"] if trained else 0,
