@@ -186,13 +186,13 @@ def keep_batches_when_a_training_goes_on() -> None:
 
     @functools.wraps(get)
     def get_same(self: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        first, epoch = 1, kwargs.get("epoch", 1)
+        epoch = kwargs.get("epoch", 1)
         anew = kwargs.get("disable_iterator_cache")
         anew = anew or kwargs.get("update_epoch_batch_itr")
-        if anew or not self.can_reuse_epoch_itr(dataset) or epoch == first:
+        if epoch == 1 or anew or not self.can_reuse_epoch_itr(dataset):
             return get(self, dataset, *args, **kwargs)
         known = dataset in self.dataset_to_epoch_iter
-        iterator = get(self, dataset, *args, **{**kwargs, "epoch": first})
+        iterator = get(self, dataset, *args, **{**kwargs, "epoch": 1})
         if not known:
             dataset.set_epoch(epoch)
             iterator.epoch = epoch

@@ -49,7 +49,6 @@ def cells(text):
     return {tuple(row[:2]): dict(zip(rows[0], row)) for row in rows[2:]}
 
 
-@pytest.mark.nightly
 def test_interrupted_recipe_goes_on(recipe, tmp_path, monkeypatch, capsys):
     """Trainings: dense, on, distilled and from scratch."""
     trained = []

@@ -155,8 +155,9 @@ def follow(
         RunError: the command failed; its last line is in the message.
     """
     with log.open("ab") as file:
-        torn = file.tell() and not log.read_bytes().endswith(b"\n")
-        file.write(f"{chr(10) * bool(torn)}$ {shlex.join(command)}\n".encode())
+        if file.tell() and not log.read_bytes().endswith(b"\n"):
+            file.write(b"\n")  # after a kill
+        file.write(f"$ {shlex.join(command)}\n".encode())
         file.flush()
         start = file.tell()
         process = subprocess.Popen(

@@ -86,8 +86,8 @@ def draw_relative(panels: Mapping[str, Sequence[Drawn]]) -> bytes:
     """Draw scores in per cent of the dense model's against the share of its parameters.
 
     Args:
-        panels: title -> models, at least one panel; parameters and scores are over the
-            dense model's.
+        panels: title -> models, at least one panel; parameters as a share, scores in
+            per cent of the dense model's.
 
     Returns:
         An SVG picture; filled markers are ours, hollow ones the paper's.
@@ -105,19 +105,9 @@ def draw_relative(panels: Mapping[str, Sequence[Drawn]]) -> bytes:
             panel.set_title(title, fontsize=9)
             panel.axhline(100, color="gray", linewidth=0.7, zorder=1)
             for drawn, shift in zip(models, _shifts(models)):
-                model = drawn.model
-                look: Dict[str, Any] = {
-                    "marker": _marker(model), "markersize": 6, "color": _color(model),
-                    "linestyle": "",
-                }  # fmt: skip
-                mean, deviation = _spread([100 * score for score in drawn.scores])
-                x, error = drawn.parameters * shift, deviation or 0
-                panel.errorbar([x], [mean], yerr=[error], capsize=3, **look)
-                if drawn.published:
-                    x, y = drawn.published
-                    hollow = {"markerfacecolor": "white", "zorder": 3}
-                    panel.plot([x * shift], [100 * y], **look, **hollow)
-                handles[model] = Line2D([], [], label=model.name, **look)
+                look = _point(panel, drawn, shift)
+                name = drawn.model.name
+                handles[drawn.model] = Line2D([], [], label=name, **look)
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_formatter(FuncFormatter(_share))
             panel.margins(x=0.12)
@@ -220,16 +210,7 @@ def _quality(part: Any, models: Sequence[Drawn], parameters: str, score: str) ->
     axes = part.subplots(len(intervals), 1, sharex=True, squeeze=False)[:, 0]
     for panel, (low, high) in zip(axes, reversed(intervals)):
         for model, shift in zip(models, shifts):
-            look: Dict[str, Any] = {
-                "marker": _marker(model.model), "markersize": 6,
-                "color": _color(model.model), "linestyle": "",
-            }  # fmt: skip
-            mean, deviation = _spread(model.scores)
-            x, error = model.parameters * shift, deviation or 0
-            panel.errorbar([x], [mean], yerr=[error], capsize=3, **look)
-            if model.published:
-                x, y = model.published
-                panel.plot([x * shift], [y], markerfacecolor="white", zorder=3, **look)
+            _point(panel, model, shift)
         panel.set(xscale="log", ylim=(low, high))
         panel.yaxis.set_major_locator(MaxNLocator(8 // len(intervals)))
     _parameters(axes[-1], parameters)
@@ -270,6 +251,21 @@ def _shifts(models: Sequence[Drawn]) -> List[float]:
                 shifts[member] = math.exp(place - places[member])
             crowd = []
     return shifts
+
+
+def _point(panel: Any, drawn: Drawn, shift: float) -> Dict[str, Any]:
+    """Draw the mean score of a model, its spread, and the paper's; give their look."""
+    look: Dict[str, Any] = {
+        "marker": _marker(drawn.model), "markersize": 6, "color": _color(drawn.model),
+        "linestyle": "",
+    }  # fmt: skip
+    mean, deviation = _spread(drawn.scores)
+    x, error = drawn.parameters * shift, deviation or 0
+    panel.errorbar([x], [mean], yerr=[error], capsize=3, **look)
+    if drawn.published:
+        x, y = drawn.published
+        panel.plot([x * shift], [y], markerfacecolor="white", zorder=3, **look)
+    return look
 
 
 def _intervals(models: Sequence[Drawn]) -> List[Tuple[float, float]]:

@@ -151,9 +151,9 @@ def _drawn(cell: Cell, base: Cell, paper: Mapping[str, float]) -> Any:
     from .figures import Drawn
 
     share = cell.parameters / base.parameters
-    scores = [score / base.mean for score in cell.scores]
+    scores = [100 * score / base.mean for score in cell.scores]
     known = str(cell.model) in paper
-    theirs = (share, _ratio(cell.model, paper)) if known else None
+    theirs = (share, 100 * _ratio(cell.model, paper)) if known else None
     return Drawn(cell.model, share, scores, published=theirs)
 
 
