@@ -240,6 +240,7 @@ def training_log(corpus, folder, *flags, updates):
     return done.stdout
 
 
+@pytest.mark.one_version
 def test_bfloat16_learns_as_float32(corpus, tmp_path):
     losses = []
     for flags in ([], ["--bf16"]):

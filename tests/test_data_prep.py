@@ -134,7 +134,7 @@ def test_pairs_become_what_fairseq_reads(raw, tmp_path):
     assert len(unknown) == 6 and unknown["train.xx"] == unknown["train.yy"] == 0
 
 
-def test_unchanged_steps_are_skipped(raw, tmp_path):
+def test_unchanged_steps_are_skipped(raw, tmp_path, in_process):
     out = tmp_path / "out"
     data_set = declaration.DataSet("x", "x", "parallel", languages=("xx", "yy"))
     files = {

@@ -130,7 +130,10 @@ def test_ctranslate2_with_sentencepiece(data, checkpoints, tmp_path):
     pytest.importorskip("ctranslate2")
     sentencepiece = pytest.importorskip("sentencepiece")
     text = tmp_path / "text"
-    text.write_text("".join(f"the words {i} of a text {i * 7}\n" for i in range(50)))
+    lines = [f"the words {i} of a text {i * 7}\n" for i in range(50)]
+    text.write_text("".join(lines))
+    few = tmp_path / "few"
+    few.write_text("".join(lines[:3]))
     sentencepiece.SentencePieceTrainer.Train(
         f"--input={text} --model_prefix={tmp_path}/pieces --vocab_size=40 "
         "--hard_vocab_limit=false --minloglevel=2"
@@ -138,7 +141,7 @@ def test_ctranslate2_with_sentencepiece(data, checkpoints, tmp_path):
     out = tmp_path / "out"
     export(
         "ctranslate2", checkpoints["fused"], out,
-        "--sentencepiece", tmp_path / "pieces.model", "--sentences", text,
+        "--sentencepiece", tmp_path / "pieces.model", "--sentences", few,
     )  # fmt: skip
     assert (out / "sentencepiece.model").is_file()
     done = subprocess.run(

@@ -96,6 +96,7 @@ def write_tables(name, folder):
                 print(*(cells[c] for c in declared.columns), sep="\t", file=file)
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_tiny_run_of_every_script(
     name, echo, texts, tmp_path, in_process, monkeypatch, capsys
@@ -156,6 +157,7 @@ def translate(texts, tmp_path, in_process, monkeypatch):
     return call
 
 
+@pytest.mark.one_version
 def test_stages_one_by_one(translate, tmp_path, capsys):
     def refused(stage, needs):
         with pytest.raises(SystemExit) as error:
@@ -261,6 +263,7 @@ def run_of(texts, out, *arguments):
     return translation.TranslationRun(model, seed, data, experiment)
 
 
+@pytest.mark.one_version
 def test_two_nodes_train_one_model(translate, texts, tmp_path):
     """Two torchruns on the CPU, by gloo, each by the script."""
     translate("--stage", "prepare")
@@ -294,6 +297,7 @@ def test_two_nodes_train_one_model(translate, texts, tmp_path):
     assert len(json.loads(done.read_text())["curve"]) == 2
 
 
+@pytest.mark.one_version
 def test_slurm_sweep_trains_a_model(texts, tmp_path):
     """By hydra's own launcher; what follows -- overrides the configuration."""
     script(
@@ -307,6 +311,7 @@ def test_slurm_sweep_trains_a_model(texts, tmp_path):
     assert "'dropout': 0.2" in done.with_name("train.log").read_text()
 
 
+@pytest.mark.one_version
 def test_slurm_sweeps_over_n_and_seeds(texts, tmp_path):
     flags = ["--size", "paper", "--slurm", "--nodes", 2, "--seeds", 1, 2, "--models"]
     end = ["--", "hydra.launcher.partition=gpu"]
@@ -323,6 +328,7 @@ def test_slurm_sweeps_over_n_and_seeds(texts, tmp_path):
     assert first == second
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize("model", ["quaternion-wide", "8r8-whole"])
 def test_slurm_sweep_is_the_same_training(texts, tmp_path, model):
     """What hydra composes is what fairseq makes of the recipe's flags."""
@@ -360,6 +366,7 @@ def test_slurm_sweep_is_the_same_training(texts, tmp_path, model):
     assert folder.replace("${model.phm_n}", "8") == str(one.folder)
 
 
+@pytest.mark.one_version
 def test_a_finished_training_is_not_trained_again(translate, tmp_path, monkeypatch):
     """After a kill between the last checkpoint and what the run notes of it."""
     translate("--models", "dense")
