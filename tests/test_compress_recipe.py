@@ -69,17 +69,22 @@ def test_interrupted_recipe_goes_on(recipe, tmp_path, monkeypatch, capsys):
     lines = recipe("--models", "4r4", "--distill")
     assert trained == [
         ("dense", 6),
-        ("PHM n=4, R=4, trained on", 3),
+        ("dense, trained on", 3),
+        ("dense, trained on", 3),
         ("PHM n=4, R=4, trained on", 3),
         ("PHM n=4, R=4, distilled", 3),
         ("PHM n=4, R=4, from scratch", 9),
     ]
+    control = lines.pop(("dense", "trained on"))
     assert [way for _, way in lines] == list(WAYS)
     dense, compressed, on, distilled, scratch = lines.values()
     budgets = [(line["dense_updates"], line["updates"]) for line in lines.values()]
     assert budgets == [(6, 6), (6, 0), (6, 3), (6, 3), (0, 9)]
     assert 0 < compressed["energy"] == on["energy"] == distilled["energy"] < 1
-    assert dense["energy"] is scratch["energy"] is None
+    assert dense["energy"] is scratch["energy"] is control["energy"] is None
+    assert control["parameters"] == dense["parameters"]
+    assert (control["dense_updates"], control["updates"]) == (6, 3)
+    assert control["validation_loss"] < dense["validation_loss"]
     assert compressed["parameters"] == scratch["parameters"] < dense["parameters"] / 2
     assert compressed["validation_loss"] != scratch["validation_loss"]
     assert on["curve"][-1][0] == 3 and on["lr"] == dense["lr"] / 4
@@ -89,17 +94,22 @@ def test_interrupted_recipe_goes_on(recipe, tmp_path, monkeypatch, capsys):
     text = (folder / "tables.md").read_text()
     assert text.strip() in printed
     found = cells(text)
-    assert list(found) == [("dense", ""), *(("PHM n=4, R=4", way) for way in WAYS[1:])]
+    assert list(found) == [
+        ("dense", ""),
+        ("dense", "trained on"),
+        *(("PHM n=4, R=4", way) for way in WAYS[1:]),
+    ]
     on = found["PHM n=4, R=4", "trained on"]
     assert (on["updates, dense"], on["then"]) == ("6", "3")
     assert on["to dense"] and on["BLEU to dense"] and on["energy"].endswith("%")
 
     again = recipe("--models", "4r4", "--distill")
-    assert again == lines and len(trained) == 5
-    assert capsys.readouterr().out.count(": using") == 6
+    assert again.pop(("dense", "trained on")) == control
+    assert again == lines and len(trained) == 6
+    assert capsys.readouterr().out.count(": using") == 7
     recipe("--models", "2", "--rows", "from-scratch")
-    assert trained[5:] == [("PHM n=2, from scratch", 9)]
-    assert len((folder / "results.jsonl").read_text().splitlines()) == 6
+    assert trained[6:] == [("PHM n=2, from scratch", 9)]
+    assert len((folder / "results.jsonl").read_text().splitlines()) == 7
 
 
 def test_a_given_checkpoint(recipe, tmp_path, monkeypatch, capsys):

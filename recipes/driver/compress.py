@@ -77,7 +77,7 @@ class Row(TranslationRun):
     experiment: Compression
     way: str
     dense_updates: int = 0
-    start: Optional[Compressed] = None
+    start: Optional[Row] = None
 
     task = "compression"
 
@@ -115,7 +115,7 @@ class Row(TranslationRun):
 
     @property
     def energy(self) -> Optional[float]:
-        """What compression has left of the energy of the dense weights."""
+        """What compression has left of the energy of the dense weights, if any."""
         return self.start.energy if self.start else None
 
     def note(self) -> None:
@@ -362,6 +362,7 @@ class Comparison:
             data = self.data
             dense = kind(DENSE, dense_seed, data, experiment, DENSE_MODEL, updates)
             yield dense
+            yield Row(DENSE, seed, data, on, TRAINED_ON, updates, dense)
             distilled = Distilled(data, dense)
             for model in experiment.models:
                 start = Compressed(
