@@ -14,7 +14,10 @@ import tempfile
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-IMPORTED = ["fairseq.checkpoint_utils", "fairseq.tasks", "fairseq.trainer"]
+IMPORTED = [
+    "fairseq.checkpoint_utils", "fairseq.tasks", "fairseq.trainer",
+    "torch._dynamo",  # by the first optimizer
+]  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 
