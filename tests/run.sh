@@ -37,21 +37,21 @@ tests() { # NAME MARKERS PYTEST_ARGUMENTS...
 failed=
 gate="not nightly"
 if [ "$which" = nightly ]; then gate="" && export HYPOTHESIS_PROFILE=many; fi
-environment fairseq-fixed "$(find_python 3.11 || echo python3)" test,recipes,export
-.venv-fairseq-fixed/bin/ruff check .
-.venv-fairseq-fixed/bin/ruff format --check .
 stock=
 if [ "$which" != one ] && ! python310=$(find_python 3.10); then
   echo "No Python 3.10 here: fairseq 0.12.2 is not tested." >&2
-elif [ "$which" != one ]; then
+elif [ "$which" != one ]; then # beside the other version
   log=$(mktemp)
-  trap 'rm -f "$log"' EXIT
+  trap 'rm -f "$log"; kill "$stock" 2>/dev/null || true' EXIT
   {
     environment stock "$python310" test,recipes
     tests stock "${gate:+$gate and not one_version}" "$@"
   } >"$log" 2>&1 &
   stock=$!
 fi
+environment fairseq-fixed "$(find_python 3.11 || echo python3)" test,recipes,export
+.venv-fairseq-fixed/bin/ruff check .
+.venv-fairseq-fixed/bin/ruff format --check .
 tests fairseq-fixed "$gate" "$@" || failed=1
 if [ -n "$stock" ]; then
   wait "$stock" || failed=1

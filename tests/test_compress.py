@@ -29,6 +29,8 @@ from fairseq_phm.nearest import (
     relative_error,
 )
 
+pytestmark = pytest.mark.one_version
+
 DOUBLE = torch.float64
 
 

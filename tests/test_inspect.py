@@ -22,6 +22,8 @@ from fairseq_phm.functional import associative_rule
 from fairseq_phm.inspection import inspect
 from fairseq_phm.nearest import rearrange
 
+pytestmark = pytest.mark.one_version
+
 pytest.importorskip("matplotlib")
 
 

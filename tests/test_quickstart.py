@@ -167,7 +167,11 @@ def test_bad_files_end_in_one_line(corpus, spoil, message):
         (["--n", "5"], "n=5 does not fit"),
         (["--n", "0"], "n must be at least 1"),
         (["--tgt", "xx"], "--src and --tgt are both xx"),
-        (["--arch", "phm_transformer_gigantic"], "invalid choice"),
+        pytest.param(
+            ["--arch", "phm_transformer_gigantic"],
+            "invalid choice",
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_bad_options_end_in_one_line(corpus, flags, message):

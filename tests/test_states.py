@@ -238,6 +238,7 @@ def test_vmap_over_models(model, kind):
         check(base, models[0], output(models[0]))
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize("kind", ["full", "tied CP rank", "frozen"], indirect=True)
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled(model, kind, training):

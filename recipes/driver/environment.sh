@@ -18,10 +18,13 @@ installed=$(cat "$venv/.installed" 2>/dev/null || true)
 if [ "$installed" = "$wanted $sources" ]; then exit 0; fi
 step() { echo "[$(date +%H:%M:%S)] $*"; }
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-rm -rf build # or setuptools installs modules from there that are gone from the sources
+# A copy: setuptools would install modules that are gone from build/ beside the sources.
+source=$(mktemp -d)
+trap 'rm -rf "$source"' EXIT
+cp -r setup.py pyproject.toml README.md LICENSE fairseq_phm "$source"
 
 if [ "${installed% * *}" = "$wanted" ]; then
-  pip install -q --no-build-isolation --no-deps --force-reinstall .
+  pip install -q --no-build-isolation --no-deps --force-reinstall "$source"
 else
   step "Making $venv, once (about 4 minutes where fairseq has no wheel)"
   rm -rf "$venv"
@@ -35,13 +38,13 @@ else
     pip install -q --no-deps fairseq==0.12.2
     pip install -q hydra-core==1.3.2 omegaconf==2.3.0 bitarray cffi regex scikit-learn \
       sacrebleu tqdm
-    pip install -q --no-build-isolation ".[$extras]"
+    pip install -q --no-build-isolation "$source[$extras]"
   else
     step "Installing torch"
     pip install -q "torch<=2.13.0"
     step "Installing fairseq-fixed and the plugin"
     # Without isolation: it would download another torch to build against.
-    pip install -q --no-build-isolation ".[fairseq,$extras]"
+    pip install -q --no-build-isolation "$source[fairseq,$extras]"
   fi
 fi
 (cd / && "$venv/bin/python" -c \
