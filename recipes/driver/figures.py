@@ -140,7 +140,7 @@ def loss_by_parameters(models: Sequence[Drawn], title: str) -> bytes:
         for (model, parameters, losses, *_), shift in zip(models, _shifts(models)):
             mean, deviation = _spread(losses)
             x, color = parameters * shift, _color(model)
-            family = (model.family, bool(model.rule_rank), model.wide)
+            family = (model.family, bool(model.rule_rank), model.wide, model.whole)
             kin.setdefault(family, []).append((x, mean))
             panel.errorbar(
                 [x], [mean], yerr=[deviation or 0], capsize=3, linestyle="",
@@ -368,6 +368,8 @@ def _color(model: Model) -> Any:
 
 
 def _marker(model: Model) -> str:
+    if model.whole:
+        return "*" if model.rule_rank else "X"
     if model.wide:
         return "v" if model.rule_rank else "^"
     if model.family == "PHM":
@@ -376,6 +378,8 @@ def _marker(model: Model) -> str:
 
 
 def _line(model: Model) -> Any:
+    if model.whole:
+        return "-."
     if model.rule_rank:
         return (0, (5, 1, 1, 1)) if model.wide else ":"
     return "--" if model.wide else "-"
