@@ -42,12 +42,14 @@ if [ "$which" != one ] && ! python310=$(find_python 3.10); then
   echo "No Python 3.10 here: fairseq 0.12.2 is not tested." >&2
 elif [ "$which" != one ]; then # beside the other version
   log=$(mktemp)
-  trap 'rm -f "$log"; kill "$stock" 2>/dev/null || true' EXIT
+  trap 'rm -f "$log"; kill -- "-$stock" 2>/dev/null || true' EXIT
+  set -m # a process group of its own, which ends with this script
   {
     environment stock "$python310" test,recipes
     tests stock "${gate:+$gate and not one_version}" "$@"
   } >"$log" 2>&1 &
   stock=$!
+  set +m
 fi
 environment fairseq-fixed "$(find_python 3.11 || echo python3)" test,recipes,export
 .venv-fairseq-fixed/bin/ruff check .
