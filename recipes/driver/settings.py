@@ -61,6 +61,10 @@ SIZES: Dict[str, Size] = {
         "phm_transformer_tiny", 24, 8, 1e-3, 1000, 4000, 12,
         f"--lr-scheduler inverse_sqrt {ADAM}", lines=2000,
     ),
+    "laptop": Size(
+        "phm_transformer_tiny", 4000, 150, 2e-3, 1500, 4000, 40,
+        f"--lr-scheduler cosine --lr-period-updates {{updates}} {ADAM}",
+    ),
     "demo": Size(
         "phm_transformer_tiny", 1200, 150, 4e-3, 1500, 2000, 8,
         f"--lr-scheduler cosine --lr-period-updates {{updates}} {ADAM}",
