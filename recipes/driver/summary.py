@@ -99,8 +99,8 @@ def summary(
 ) -> Tuple[str, bytes]:
     """Make the table, as Markdown, and the figure, as SVG; both empty without cells.
 
-    Comparisons without a dense model or without PHM are left out; of two of the same
-    experiment the first one counts.
+    Comparisons without a dense model or without PHM are left out; of those of the same
+    experiment the one of most models counts, the first one of equals.
 
     Args:
         comparisons: see :func:`comparison`.
@@ -109,7 +109,7 @@ def summary(
     from .figures import draw_relative  # matplotlib is slow to import
 
     rows, panels, used = {}, {}, []
-    for cells in comparisons:
+    for cells in sorted(comparisons, key=len, reverse=True):
         base = next((cell for cell in cells if cell.model == DENSE), None)
         phm = [cell for cell in cells if cell.model.family == "PHM"]
         if base and phm and base.experiment not in rows:
