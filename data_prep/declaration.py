@@ -59,6 +59,8 @@ class Paper:
     groups: str = ""  # column by whose values accuracies are given, too
     published: Dict[str, Tuple[str, float]] = field(default_factory=dict)
     # model -> parameters, "" where unknown, and BLEU or accuracy
+    speed: Dict[str, Tuple[float, float]] = field(default_factory=dict)
+    # model -> seconds of 100 updates, and to translate the test set
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,16 @@ def _check(data_set: DataSet, path: Path) -> None:
             (
                 types not in (["str", "float"], ["str", "int"]),
                 f"published {model!r} must be a size and a score, as ['44M', 28.43]",
+            )
+        )
+    for model, figures in data_set.paper.speed.items():
+        pair = figures if isinstance(figures, tuple) else ()
+        numbers = [isinstance(figure, (int, float)) for figure in pair]
+        faults.append(
+            (
+                numbers != [True, True],
+                f"speed {model!r} must be seconds of training and of translation, as "
+                "[7.61, 336]",
             )
         )
     groups = data_set.paper.groups

@@ -4,9 +4,10 @@ python -m recipes.report            recipes/results -> recipes/RESULTS.md, figur
 python -m recipes.report FILE ...   prints the tables of these JSON lines
 
 The first reads ``results/runs/quality/*.jsonl``, which quality.sh has written,
-``results/runs/compress/*.jsonl``, of compress.sh, ``results/runs/*.jsonl``, and the
-notes in ``results/notes``: ``EXPERIMENT.md``, ``quality-EXPERIMENT.md`` and
-``compress-EXPERIMENT.md``. It draws the picture of the README, too.
+``results/runs/compress/*.jsonl``, of compress.sh, ``results/runs/speed/*.jsonl``, of
+speed.sh, ``results/runs/*.jsonl``, and the notes in ``results/notes``:
+``summary.md``, ``EXPERIMENT.md`` and ``quality-``, ``compress-`` or
+``speed-EXPERIMENT.md``. It draws the picture of the README, too.
 """
 
 from __future__ import annotations
@@ -97,12 +98,18 @@ def main() -> None:
     if sys.argv[1:]:
         print("\n\n".join(tables(results)))
         return
+    from .driver import compress_report, speed_report  # they need this module
+
     texts: List[str] = []
     comparisons: List[Any] = []
     made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}
     made[f"{FIGURES}phm.svg"] = draw().encode()
     try:
-        for text, pictures in (*_quality(comparisons), *_compression()):
+        for text, pictures in (
+            *_quality(comparisons),
+            *_sections("compress", compress_report),
+            *_sections("speed", speed_report),
+        ):
             texts.append(text)
             made.update(pictures)
     except DataError as error:
@@ -262,13 +269,11 @@ def _quality(comparisons: List[Any]) -> Iterator[Tuple[str, Dict[str, bytes]]]:
         yield "\n\n".join([text, *_notes(name)]), pictures
 
 
-def _compression() -> Iterator[Tuple[str, Dict[str, bytes]]]:
-    """Text of each file of the recipe for compression, which has no pictures."""
-    from .driver import compress_report  # it needs this module
-
-    for file in sorted(HERE.glob("results/runs/compress/*.jsonl")):
-        text = compress_report.tables(compress_report.read([file]), "##")
-        yield "\n\n".join([text, *_notes(f"compress-{file.stem}")]), {}
+def _sections(folder: str, made_by: Any) -> Iterator[Tuple[str, Dict[str, bytes]]]:
+    """Text of each file in a folder of ``results/runs``, which has no pictures."""
+    for file in sorted(HERE.glob(f"results/runs/{folder}/*.jsonl")):
+        text = made_by.tables(made_by.read([file]), "##")
+        yield "\n\n".join([text, *_notes(f"{folder}-{file.stem}")]), {}
 
 
 def _notes(name: str) -> List[str]:

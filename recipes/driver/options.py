@@ -20,6 +20,7 @@ from .settings import (
     QUALITY_MODELS,
     ROOT,
     SIZES,
+    SPEED_MODELS,
     STAGES,
     VIEWS,
     WAYS,
@@ -32,6 +33,7 @@ from .settings import (
     QualityReport,
     Search,
     Source,
+    Speed,
     Training,
     Translation,
 )
@@ -83,13 +85,24 @@ def parse_quality(arguments: Sequence[str]) -> Union[Quality, QualityReport]:
     lrs = sorted(set(given.lrs or (own / 2, own, own * 2)))
     if min(lrs) <= 0:
         parser.error(f"--lrs {min(lrs)}: a learning rate is positive")
-    if DENSE not in given.models:
-        parser.error("--models needs dense, which the others are compared with")
     training = _training(given)
-    _check_models(parser, given.models, training.arch)
+    _check_models(parser, given.models, training.arch, compared=True)
     return Quality(
         **_shared(given), training=training, search=_search(given), lrs=tuple(lrs),
         views=tuple(given.views), validations=given.validations, rounds=given.rounds,
+    )  # fmt: skip
+
+
+def parse_speed(arguments: Sequence[str]) -> Speed:
+    """Read the options of the benchmark of speed; those that cannot be end it."""
+    parser = _speed_parser()
+    given = _parse(parser, arguments, "parallel", as_published=False)
+    _check_comparison(parser, given)
+    training = _training(given)
+    _check_models(parser, given.models, training.arch, compared=True)
+    return Speed(
+        **_shared(given), training=training, search=_search(given),
+        sentences=given.sentences, rounds=given.rounds,
     )  # fmt: skip
 
 
@@ -244,6 +257,28 @@ def _quality_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _speed_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "speed",
+        "Times training steps and beam search of untrained models on the same "
+        "batches, in turn. Without a data set: the demo corpus.",
+    )
+    add = parser.add_argument
+    _add_pairs(parser)
+    add("--size", default="small", choices=SIZES, help="of models and training")
+    _add_models(parser, SPEED_MODELS)
+    _add_wide(parser)
+    add("--sentences", type=int, default=256, help="of the test set to translate")
+    add("--rounds", type=int, default=5, help="that count; two more come before them")
+    _add_size(parser)
+    _add_beam(parser, 4)
+    _add_machine(parser)
+    parser.set_defaults(
+        stages=STAGES, seeds=[1], jobs=1, mean="none", num_checkpoints=1
+    )
+    return parser
+
+
 def _compress_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "compress",
@@ -382,9 +417,7 @@ def _add_raw(parser: argparse.ArgumentParser, files: str) -> None:
     )  # fmt: skip
 
 
-def _add_runs(
-    parser: argparse.ArgumentParser, models: Sequence[str], seeds: Sequence[int]
-) -> None:
+def _add_models(parser: argparse.ArgumentParser, models: Sequence[str]) -> None:
     add = parser.add_argument
     add(
         "--models", "--n", nargs="+", default=models, metavar="MODEL",
@@ -392,12 +425,19 @@ def _add_runs(
         "for Transformers 4-wide, of twice the inner widths, 4-whole, whose embeddings "
         "are PHM as well, and dense/4, of the size of n = 4",
     )  # fmt: skip
+    add("--out", type=Path, default=ROOT / "runs", help="work folder")
+
+
+def _add_runs(
+    parser: argparse.ArgumentParser, models: Sequence[str], seeds: Sequence[int]
+) -> None:
+    _add_models(parser, models)
+    add = parser.add_argument
     add(
         "--seeds", "--seed", type=int, nargs="+", default=seeds, metavar="SEED",
         help="of each model",
     )  # fmt: skip
     add("--jobs", type=int, default=1, help="trainings at the same time")
-    add("--out", type=Path, default=ROOT / "runs", help="work folder")
 
 
 def _add_wide(parser: argparse.ArgumentParser) -> None:
@@ -430,7 +470,12 @@ def _add_search(parser: argparse.ArgumentParser, mean: str) -> None:
         help="what is averaged; none: the checkpoint of the best validation",
     )  # fmt: skip
     add("--num-checkpoints", type=int, default=8, help="last checkpoints to average")
-    add("--beam", type=int, default=5, help="beam of the search")
+    _add_beam(parser, 5)
+
+
+def _add_beam(parser: argparse.ArgumentParser, beam: int) -> None:
+    add = parser.add_argument
+    add("--beam", type=int, default=beam, help="beam of the search")
     add("--lenpen", type=float, default=0.6, help="length penalty of the search")
 
 
@@ -565,9 +610,14 @@ def _check_machine(parser: argparse.ArgumentParser, given: argparse.Namespace) -
 
 
 def _check_models(
-    parser: argparse.ArgumentParser, models: Sequence[Model], arch: str
+    parser: argparse.ArgumentParser,
+    models: Sequence[Model],
+    arch: str,
+    compared: bool = False,
 ) -> None:
-    """Refuse models that the architecture has not."""
+    """Refuse models that the architecture has not, or what lacks the dense one."""
+    if compared and DENSE not in models:
+        parser.error("--models needs dense, which the others are compared with")
     for model in models:
         try:
             model.flags(arch)
@@ -659,6 +709,7 @@ PARSERS: Dict[str, Callable[[Sequence[str]], object]] = {
     "classification": parse_classification,
     "language_model": parse_language_model,
     "quality": parse_quality,
+    "speed": parse_speed,
     "compress": parse_compress,
 }
 

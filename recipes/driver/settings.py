@@ -21,6 +21,7 @@ WAYS = ("dense", "compressed", "trained on", "distilled", "from scratch")
 """How the models of a table of compression are made."""
 
 QUALITY_MODELS = "dense quaternion 2 4 8 4r4 8r8 4-wide 8r8-wide dense/4".split()
+SPEED_MODELS = "dense quaternion 4 8 4r4 8r8".split()
 
 
 def slug(experiment: str) -> str:
@@ -192,6 +193,19 @@ class Quality(Translation):
     def folder(self) -> Path:
         """The folder of this benchmark."""
         return self.out / slug(f"quality-{self.name}")
+
+
+@dataclass(frozen=True)
+class Speed(Translation):
+    """The benchmark of speed: untrained models train and translate in turn."""
+
+    sentences: int  # of the test set
+    rounds: int
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this benchmark."""
+        return self.out / slug(f"speed-{self.name}")
 
 
 @dataclass(frozen=True)

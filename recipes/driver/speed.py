@@ -1,0 +1,82 @@
+"""Speed of training and of translation, as in the paper's Table 3.
+
+Models take steps on the same batches and translate the same sentences, in turn.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import List
+
+from data_prep.declaration import load
+
+from .data import Data
+from .fairseq_process import quiet
+from .hardware import check_machine, provenance
+from .options import parse_speed, program
+from .results import Line, replace_lines
+from .settings import Speed
+from .speed_report import read, tables
+from .stages import digest, errors_in_one_line, step
+from .throughput import built, measure, measure_search
+from .translation import TranslationRun
+
+
+def main() -> None:
+    """Run the benchmark; ``results.jsonl`` and ``tables.md`` get its figures."""
+    experiment = parse_speed(sys.argv[1:])
+    with errors_in_one_line(program("speed")):
+        check_machine(experiment.machine)
+        data = Data(experiment.source, experiment.folder, "parallel")
+        data.prepare(True)
+        lines = results(experiment, data)
+        file = experiment.folder / "results.jsonl"
+        before = read([file]) if file.is_file() else []
+        replace_lines(file, before, lines, ("benchmark", "model"))
+        text = tables(read([file]))
+        (experiment.folder / "tables.md").write_text(text + "\n", encoding="utf-8")
+        print("\n" + text)
+
+
+def results(experiment: Speed, data: Data) -> List[Line]:
+    """Measure all models of the benchmark, and make a line of each."""
+    from fairseq_phm import count_parameters
+
+    runs = [TranslationRun(model, 1, data, experiment) for model in experiment.models]
+    step(f"Training, {len(runs)} models in turn, {experiment.rounds} rounds")
+    training = measure(runs, experiment.rounds)
+    step(f"Search, {experiment.sentences} sentences")
+    search = measure_search(runs, experiment.rounds, experiment.sentences)
+    with quiet():
+        sizes = {run.model: count_parameters(built(run)[-1]) for run in runs}
+    name = experiment.source.data_set
+    published = load(name).paper.speed if name else {}
+    about = {
+        "experiment": experiment.name,
+        "size": experiment.size,
+        "languages": list(data.set.languages),
+        "data": data.summary,
+        "arch": experiment.training.arch,
+        "max_tokens": experiment.training.max_tokens,
+        "beam": experiment.search.beam,
+        "lenpen": experiment.search.lenpen,
+        "rounds": experiment.rounds,
+        **provenance(experiment.machine),
+    }
+    key = digest([about, experiment.sentences, experiment.extra])
+    return [
+        {
+            **about,
+            "benchmark": key,
+            "model": str(run.model),
+            "parameters": sizes[run.model]["non_embedding"],
+            "training": training[run.model],
+            "search": search[run.model],
+            "published": list(published.get(str(run.model), ())),
+        }
+        for run in runs
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The table of speed, from its JSON lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, List, Sequence
+
+from tabulate import tabulate
+
+from ..report import data_text
+from .models import DENSE, Model
+from .results import Line, read_lines
+
+NEEDED = (
+    "experiment", "model", "size", "arch", "benchmark", "data", "max_tokens", "beam",
+    "rounds", "parameters", "training", "search", "published", "hardware",
+)  # fmt: skip
+NOTE = (
+    "`{arch}`, untrained, on {hardware}. Data: {data}. Training: seconds of 100 "
+    "updates, fairseq's step with clipping and Adam, batches of at most {max_tokens:,} "
+    "tokens. Search: seconds for {sentences} sentences of the test set, beam {beam}, "
+    "hypotheses as long as the longest reference of their batch. Medians of {rounds} "
+    "rounds in which the models take turns; times over the dense model's with their "
+    "quartiles. Parameters without embeddings."
+)
+
+
+def read(paths: Sequence[Path]) -> List[Line]:
+    """Read the rows in ``results.jsonl`` files, or in folders with one.
+
+    Raises:
+        DataError: a line that is no row.
+    """
+    return read_lines(paths, lambda line: NEEDED)
+
+
+def tables(lines: Sequence[Line], heading: str = "#") -> str:
+    """Make a table as Markdown of each benchmark, with a heading and a caption.
+
+    Args:
+        lines: rows, one a model.
+        heading: of the tables.
+    """
+    groups: Dict[str, List[Line]] = {}
+    for line in lines:
+        groups.setdefault(line["benchmark"], []).append(line)
+    parts = []
+    for group in groups.values():
+        first = group[0]
+        note = NOTE.format(
+            **{**first, "data": data_text(first)},
+            sentences=first["search"]["sentences"],
+        )
+        title = f"Speed: {first['experiment']}, size {first['size']}"
+        parts += [f"{heading} {title}", note, _table(group)]
+    return "\n\n".join(parts)
+
+
+def _table(lines: Sequence[Line]) -> str:
+    theirs = next((x["published"] for x in lines if x["model"] == str(DENSE)), [])
+    rows = []
+    for line in sorted(lines, key=lambda line: Model.parse(line["model"]).order):
+        seconds = {
+            "training": 100 * line["training"]["seconds_per_update"],
+            "search": line["search"]["seconds"],
+        }
+        model = Model.parse(line["model"])
+        row = {"model": model.name, "parameters": f"{line['parameters']:,}"}
+        for which, part in enumerate(seconds):
+            row[f"{part}, s"] = f"{seconds[part]:.3g}"
+            row[f"{part} / dense"] = _over_dense(line[part])
+            if theirs:
+                mine = line["published"]
+                row[f"{part}, paper"] = (
+                    f"{mine[which] / theirs[which]:.2f}" if mine else ""
+                )
+        rows.append(row)
+    align = ["left"] + ["right"] * (len(rows[0]) - 1)
+    return tabulate(
+        rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=align
+    )
+
+
+def _over_dense(speed: Dict[str, float]) -> str:
+    low, middle, high = (
+        1 / speed[key] for key in ("throughput_high", "throughput", "throughput_low")
+    )
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})" if low != high else f"{middle:.2f}"
