@@ -37,7 +37,7 @@ from recipes.driver.stages import RunError
 SCRIPTS = sorted(
     path.name
     for path in (ROOT / "recipes").glob("*.sh")
-    if path.stem not in ("quickstart", "quality", "language_model", "compress")
+    if path.stem not in ("quickstart", "quality", "speed", "language_model", "compress")
 )
 
 
