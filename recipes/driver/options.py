@@ -262,6 +262,7 @@ def _speed_parser() -> argparse.ArgumentParser:
         "speed",
         "Times training steps and beam search of untrained models on the same "
         "batches, in turn. Without a data set: the demo corpus.",
+        "Times are measured anew.",
     )
     add = parser.add_argument
     _add_pairs(parser)
