@@ -1,5 +1,6 @@
 """Exports give fairseq's results, and leave nothing when they do not."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -29,6 +30,7 @@ VARIANTS = {
     ),
     "dense": ("transformer", {}),
     "wide": ("phm_transformer", dict(phm_attention_dim=64)),
+    "narrow output": ("phm_transformer", dict(decoder_output_dim=16)),
     "lstm": (
         "phm_lstm",
         dict(
@@ -206,6 +208,9 @@ def test_bad_input_leaves_nothing(data, checkpoints, tmp_path, monkeypatch):
     (empty.parent / "dict.tgt.txt").write_text("a 1\n")
     message = refused("ctranslate2", path, out, "--data", empty.parent)
     assert "5 symbols, but the model has 34" in message
+    if importlib.util.find_spec("ctranslate2"):
+        message = refused("ctranslate2", checkpoints["narrow output"], out)
+        assert "CTranslate2 cannot convert this model: " in message
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     message = refused(*args)
     assert "pip install safetensors" in message and "safetensors.torch" not in message

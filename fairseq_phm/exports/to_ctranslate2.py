@@ -100,9 +100,16 @@ def _convert(source: Source, folder: Path, quantization: str) -> None:
         )
         try:
             converter.convert(str(folder), quantization=quantization, force=True)
-        except (NotImplementedError, ValueError, RuntimeError) as error:
+        except (
+            AttributeError,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # AttributeError: of layers that it has no name for
             reason = " ".join(str(error).split())
-            raise DataError(f"{source.path}: CTranslate2 says: {reason}") from None
+            raise DataError(
+                f"{source.path}: CTranslate2 cannot convert this model: {reason}"
+            ) from None
 
 
 def _compare(source: Source, translator: object, tolerance: float) -> str:
