@@ -152,7 +152,7 @@ def _drawn(cell: Cell, base: Cell, paper: Mapping[str, float]) -> Any:
 
     share = cell.parameters / base.parameters
     scores = [100 * score / base.mean for score in cell.scores]
-    known = str(cell.model) in paper
+    known = str(cell.model) in paper and cell.model != DENSE  # 100 % by definition
     theirs = (share, 100 * _ratio(cell.model, paper)) if known else None
     return Drawn(cell.model, share, scores, published=theirs)
 
