@@ -18,6 +18,9 @@ from .translation import LONGEST, TranslationRun
 BATCHES = 3
 """Of the training set, the same for all models; a round is a step on each of them."""
 
+SENTENCES = 32
+"""Of a batch of the test set, at most; sentences of a batch are about as long."""
+
 Made = Tuple[Callable[[], None], int]
 """What is timed, and how many tokens or sentences it takes."""
 
@@ -165,7 +168,9 @@ def _searches(run: TranslationRun, sentences: int) -> Made:
     longest = max(experiment.training.max_tokens, LONGEST)
     batches = [
         data.collater([data[int(index)] for index in batch])
-        for batch in batch_by_size(chosen, data.num_tokens, max_tokens=longest)
+        for batch in batch_by_size(
+            chosen, data.num_tokens, max_tokens=longest, max_sentences=SENTENCES
+        )
     ]
     if device != "cpu":
         batches = [utils.move_to_cuda(batch) for batch in batches]
