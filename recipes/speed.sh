@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Speed, as the paper's Table 3: seconds per 100 updates and to translate test sentences,
-# models in turn on the same batches. They are not trained, so nothing else may run beside.
+# untrained models in turn on the same batches.
 #   ./recipes/speed.sh                                      demo corpus, English to German
 #   ./recipes/speed.sh iwslt14-de-en --size paper [--raw DIR] [--fp16]
 #   ./recipes/speed.sh --raw DIR --src de --tgt en --models dense 4 8 4r4 8r8 --cpu

@@ -30,7 +30,8 @@ def line(model, parameters, training, search, published=()):
         "max_tokens": 2048, "beam": 4, "rounds": 5, "hardware": "a GPU",
         "parameters": parameters, "published": list(published),
         "training": {**ratios(1 / training), "seconds_per_update": training},
-        "search": {**ratios(1 / search), "seconds": 8 * search, "sentences": 256},
+        "search": {**ratios(1 / search), "seconds": 8 * search, "sentences": 256,
+                   "batch": 32},
     }  # fmt: skip
 
 

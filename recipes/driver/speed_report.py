@@ -18,11 +18,10 @@ NEEDED = (
 NOTE = (
     "`{arch}`, untrained, on {hardware}. Data: {data}. Training: seconds of 100 "
     "updates, fairseq's step with clipping and Adam, batches of at most {max_tokens:,} "
-    "tokens. Search: seconds for {sentences} sentences of the test set, at most 32 a "
-    "batch, beam {beam}, hypotheses as long as the longest reference of their batch. "
-    "Medians of {rounds} "
-    "rounds in which the models take turns; times over the dense model's with their "
-    "quartiles. Parameters without embeddings."
+    "tokens. Search: seconds for {sentences} sentences of the test set, at most "
+    "{batch} a batch, beam {beam}, hypotheses as long as the longest reference of "
+    "their batch. Medians of {rounds} rounds in which the models take turns; times "
+    "over the dense model's with their quartiles. Parameters without embeddings."
 )
 
 
@@ -50,7 +49,7 @@ def tables(lines: Sequence[Line], heading: str = "#") -> str:
         first = group[0]
         note = NOTE.format(
             **{**first, "data": data_text(first)},
-            sentences=first["search"]["sentences"],
+            **{key: first["search"][key] for key in ("sentences", "batch")},
         )
         title = f"Speed: {first['experiment']}, size {first['size']}"
         parts += [f"{heading} {title}", note, _table(group)]

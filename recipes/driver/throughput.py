@@ -19,7 +19,7 @@ BATCHES = 3
 """Of the training set, the same for all models; a round is a step on each of them."""
 
 SENTENCES = 32
-"""Of a batch of the test set, at most; sentences of a batch are about as long."""
+"""Of a batch of the test set, at most: its sentences are of about the same length."""
 
 Made = Tuple[Callable[[], None], int]
 """What is timed, and how many tokens or sentences it takes."""
@@ -67,15 +67,20 @@ def measure_search(
         sentences: evenly spaced in the test set, sorted by length; at most all.
 
     Returns:
-        For each model ``throughput`` and its quartiles, as above; ``sentences`` and
-        ``seconds``, the median for all of them.
+        For each model ``throughput`` and its quartiles, as above; ``sentences``, at
+        most ``batch`` at a time, and ``seconds``, the median for all of them.
     """
 
     def searches(run: TranslationRun) -> Made:
         return _searches(run, sentences)
 
     return {
-        model: {**_ratios(row), "sentences": count, "seconds": row["ms"] / 1e3}
+        model: {
+            **_ratios(row),
+            "sentences": count,
+            "batch": SENTENCES,
+            "seconds": row["ms"] / 1e3,
+        }
         for model, (row, count) in _in_turn(runs, rounds, searches).items()
     }
 
