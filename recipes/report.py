@@ -410,7 +410,7 @@ def _caption(table: Table) -> str:
     if table.task == "classification":
         return (
             "Accuracy in per cent, mean ± standard deviation over the seeds; "
-            f"{settings['epochs']} epochs, checkpoint of the best validation."
+            f"{_epochs(table)}, checkpoint of the best validation."
         )
     parts = [f"Size {settings['size']}", f"{settings['updates']:,} updates"]
     if len(table.means) == 1:
@@ -431,6 +431,15 @@ def _caption(table: Table) -> str:
     if settings["size"] != "paper" and any(map(_paper_score, table.rows.values())):
         text += " The paper's columns are of its own size and data."
     return text
+
+
+def _epochs(table: Table) -> str:
+    """Say how long the runs were; those with ``--patience`` stop before the last."""
+    most = table.settings["epochs"]
+    trained = [run.get("trained_epochs", most) for run in table.runs]
+    if min(trained) == most:
+        return f"{most} epochs"
+    return f"at most {most} epochs, early stopping after {min(trained)} or more"
 
 
 def _caption_of_perplexity(table: Table) -> str:

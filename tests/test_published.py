@@ -35,9 +35,9 @@ CLASSIFICATION = {  # script: name, architecture, n, epochs, flags, score of den
     "nli_dialogue": ("DialogueNLI", "phm_lstm", "2 5 10", 10, NLI, 85.16),
     "nli_multinli": ("MultiNLI", "phm_lstm", "2 5 10", 10, NLI, 71.89),
     "nli_qnli": ("QNLI", "phm_lstm", "2 5 10", 10, NLI, 84.44),
-    "nli_scitail": ("SciTail", "phm_lstm", "2 5 10", 6, NLI, 74.36),
+    "nli_scitail": ("SciTail", "phm_lstm", "2 5 10", 30, NLI + " --patience 5", 74.36),
     "nli_snli": ("SNLI", "phm_lstm", "2 5 10", 10, NLI, 84.18),
-    "sva": ("SVA", "phm_transformer", "2 4 8", 3, SVA, 94.80),
+    "sva": ("SVA", "phm_transformer", "2 4 8", 15, SVA + " --patience 4", 94.80),
 }
 
 

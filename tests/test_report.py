@@ -160,6 +160,9 @@ def test_classification_without_task_and_by_group():
     assert cells(by_group)[0] == ["model", "a (10)", "b (1,200)"]
     runs = [{**run, "rows_by_name": "length", "task": "classification"} for run in runs]
     assert report.tables(runs)[-1].startswith("Test accuracy by length (rows):")
+    runs[0]["trained_epochs"] = 2
+    caption = report.tables(runs)[2]
+    assert "; at most 3 epochs, early stopping after 2 or more, checkpoint" in caption
 
 
 @pytest.fixture

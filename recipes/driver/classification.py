@@ -122,6 +122,7 @@ class ClassificationRun(Run):
         encoder = load_model(self.folder / "checkpoint_best.pt").encoder
         return {
             "epochs": self.experiment.epochs,
+            "trained_epochs": len(training["curve"]),  # fewer with --patience
             "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
             **self.accuracies(),
             "valid_accuracy": max(training["accuracies"]),
