@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -28,22 +29,26 @@ def read_training(log: Path) -> Dict[str, Any]:
     """Read what a training says of itself, over all its interruptions.
 
     Returns:
-        ``training_seconds``, validation included; ``curve``: [update, mean training
-        loss since the one before, validation loss] for each validation; and the
+        ``training_seconds``, validation included, by the clock (fairseq's ``wall``
+        stays 0 once a training is resumed); ``curve``: [update, mean training loss
+        since the one before, validation loss] for each validation; and the
         ``accuracies`` of the validations in per cent, where there are any.
     """
     seconds, part = 0.0, 0.0
+    begun: Optional[datetime] = None
     curve: Dict[int, List[Any]] = {}
     accuracies = []
     losses: List[float] = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("$ "):  # the training was started, or started again
-            seconds, part, losses = seconds + part, 0.0, []
+            seconds, part, begun, losses = seconds + part, 0.0, None, []
+        if "| training on " in line:  # the models are there
+            begun = _time(line)
         kind, values = log_entry(line) or ("", {})
+        if kind and begun:
+            part = (_time(line) - begun).total_seconds()
         if kind == "train_inner":
             losses.append(float(values["loss"]))
-        if "wall" in values:
-            part = float(values["wall"])
         if kind == "valid":
             updates = int(values["num_updates"])
             mean = round(sum(losses) / len(losses), 4) if losses else None
@@ -56,6 +61,11 @@ def read_training(log: Path) -> Dict[str, Any]:
         "curve": [curve[updates] for updates in sorted(curve)],
         "accuracies": accuracies,
     }
+
+
+def _time(line: str) -> datetime:
+    """Read the time at the beginning of a line, without fractions of a second."""
+    return datetime.fromisoformat(line[:19])
 
 
 def lowest_loss(training: Dict[str, Any]) -> float:
