@@ -13,12 +13,22 @@ speed.sh, ``results/runs/*.jsonl``, and the notes in ``results/notes``:
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Sequence,
+    Tuple,
+)
 
 from tabulate import tabulate
 
@@ -39,7 +49,7 @@ with flags, seconds, hardware, versions and commit of each, and the notes.
 """
 SETTINGS = (
     "size", "languages", "data", "updates", "epochs", "beam", "lenpen",
-    "tokens_per_sample",
+    "tokens_per_sample", "vectors",
 )  # fmt: skip
 """Runs that differ in one of these are in different tables."""
 
@@ -54,17 +64,36 @@ MEANS = ("factors", "weights", "none", "")
 Run = Dict[str, Any]
 
 
+class Row(NamedTuple):
+    """A row of a table: its runs differ in their seeds only.
+
+    Attributes:
+        model: which layers.
+        mean: of checkpoints, one of :data:`MEANS`.
+        flags: ``--phm-...`` that are not the model's own.
+    """
+
+    model: Model
+    mean: str
+    flags: str
+
+    @property
+    def name(self) -> str:
+        """The model in tables."""
+        return f"{self.model.name} `{self.flags}`" if self.flags else self.model.name
+
+
 @dataclass
 class Table:
     """The runs of one experiment with the same settings, and a name for files.
 
-    ``rows`` maps a model and the mean of its checkpoints to its runs, a seed each.
+    ``settings`` has the common flags of fairseq-train under ``flags``.
     """
 
     experiment: str
     name: str
     settings: Dict[str, Any]
-    rows: Dict[Tuple[Model, str], List[Run]] = field(default_factory=dict)
+    rows: Dict[Row, List[Run]] = field(default_factory=dict)
 
     @property
     def runs(self) -> List[Run]:
@@ -80,10 +109,17 @@ class Table:
     def means(self) -> List[str]:
         """The means of checkpoints that there are, the one of most runs first."""
         counts = {mean: 0 for mean in MEANS}
-        for (_, mean), runs in self.rows.items():
-            counts[mean] += len(runs)
+        for row, runs in self.rows.items():
+            counts[row.mean] += len(runs)
         found = [mean for mean in MEANS if counts[mean]]
         return sorted(found, key=lambda mean: -counts[mean])
+
+    @property
+    def compared(self) -> Dict[Model, List[Run]]:
+        """Of each model the row with the commonest mean and the fewest flags."""
+        rows = sorted(self.rows, key=lambda row: len(row.flags), reverse=True)
+        found = {r.model: self.rows[r] for r in rows if r.mean == self.means[0]}
+        return {r.model: found[r.model] for r in self.rows if r.model in found}
 
 
 def main() -> None:
@@ -148,7 +184,7 @@ def read_results(file: Path) -> List[Run]:
         if _task(result) not in NEEDED or result.get("mean", "") not in MEANS:
             raise DataError(f"{file}:{number}: unknown 'task' or 'mean'")
         try:
-            Model.parse(str(result["model"]))
+            _flags(result, Model.parse(str(result["model"])))
         except ValueError as error:
             raise DataError(f"{file}:{number}: 'model' {error}") from None
         results.append(result)
@@ -161,6 +197,8 @@ def collect(results: List[Run]) -> List[Table]:
     seeds: Dict[Any, Run] = {}
     for result in results:
         settings = {key: result[key] for key in SETTINGS if key in result}
+        model = Model.parse(result["model"])
+        settings["flags"], flags = _flags(result, model)
         key = json.dumps([result["experiment"], settings], sort_keys=True)
         if key not in found:
             words = [result["experiment"], *filter(None, [result.get("size")])]
@@ -171,15 +209,44 @@ def collect(results: List[Run]) -> List[Table]:
             ]
             name += f"-{len(same) + 1}" if same else ""
             found[key] = Table(result["experiment"], name, settings)
-        row = (Model.parse(result["model"]), result.get("mean", ""))
+        row = Row(model, result.get("mean", ""), flags)
         seeds[key, row, result["seed"]] = result
     for (key, row, _), result in seeds.items():
         found[key].rows.setdefault(row, []).append(result)
     for table in found.values():
-        order = sorted(table.rows, key=lambda row: (row[0].order, MEANS.index(row[1])))
+        order = sorted(
+            table.rows,
+            key=lambda row: (row.model.order, MEANS.index(row.mean), row.flags),
+        )
         table.rows = {row: table.rows[row] for row in order}
     experiments = list(dict.fromkeys(table.experiment for table in found.values()))
     return sorted(found.values(), key=lambda table: experiments.index(table.experiment))
+
+
+def _flags(run: Run, model: Model) -> Tuple[Dict[str, List[str]], str]:
+    """Split the flags of a run into those of all models and further PHM's own.
+
+    Those that :meth:`Model.flags` makes and the seed are in neither.
+
+    >>> run = {"flags": "--arch quaternion_x --seed 1 --lr 0.1 --phm-share-rule none"}
+    >>> _flags(run, Model("quaternion", 4))
+    ({'--arch': ['phm_x'], '--lr': ['0.1']}, '--phm-share-rule none')
+    """
+    found: Dict[str, List[str]] = {}
+    flag = ""
+    for word in shlex.split(run.get("flags", "")):
+        if word.startswith("--"):
+            flag, found[word] = word, []
+        else:
+            found.setdefault(flag, []).append(word)
+    found.pop("--seed", None)
+    for word in found.get("--arch", []):
+        found["--arch"] = [word.replace("quaternion_", "phm_", 1)]
+        own = {**model.options(word), "phm_n": model.n}
+        found = {k: v for k, v in found.items() if k[2:].replace("-", "_") not in own}
+    more = [k for k in found if k.startswith("--phm-")]
+    text = shlex.join(word for flag in more for word in (flag, *found.pop(flag)))
+    return found, text
 
 
 def tables(results: List[Run], style: str = "simple", heading: str = "") -> List[str]:
@@ -198,7 +265,10 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
     for experiment, group in by_experiment.items():
         texts.append(f"{heading}{experiment}")
         for table in group:
-            texts += [_main_table(table, style), _caption(table)]
+            texts += [
+                _main_table(table, style),
+                _caption(table) + _differing(table, group),
+            ]
             if any(map(_unconverged, table.rows.values())):
                 texts[-1] += f" {MARKED}"
             if heading:
@@ -206,6 +276,18 @@ def tables(results: List[Run], style: str = "simple", heading: str = "") -> List
         texts += _notes(slug(experiment)) if heading else []
         texts += [_groups(table, style) for table in group if _has_groups(table)]
     return texts
+
+
+def _differing(table: Table, group: Sequence[Table]) -> str:
+    """Say which flags are not the same in all tables of an experiment."""
+    flags = table.settings["flags"]
+    others = [other.settings["flags"] for other in group]
+    mine = [
+        f"{flag} {' '.join(values)}".strip()
+        for flag, values in flags.items()
+        if any(other.get(flag) != values for other in others)
+    ]
+    return f" Flags: `{' '.join(mine)}`." if mine else ""
 
 
 def picture(table: Table) -> bytes:
@@ -227,8 +309,7 @@ def picture(table: Table) -> bytes:
             if all(_published(runs))
             else None,
         )
-        for (model, mean), runs in table.rows.items()
-        if mean == table.means[0]
+        for model, runs in table.compared.items()
     ]
     title = _title(table)
     if len(table.means) > 1:
@@ -245,10 +326,7 @@ def _summary(
     for table in collect(results):
         score = {"classification": "accuracy", "translation": "BLEU"}.get(table.task)
         if score:
-            models = [
-                r for (_, mean), r in table.rows.items() if mean == table.means[0]
-            ]
-            comparisons.append(summary.comparison(score, models))
+            comparisons.append(summary.comparison(score, table.compared.values()))
     text, picture = summary.summary(comparisons, summary.published())
     if text:
         made[f"{FIGURES}summary.svg"] = picture
@@ -312,8 +390,9 @@ def _seconds(key: str) -> Callable[[List[Run]], str]:
 
 
 def _p(runs: List[Run]) -> str:
-    found = [f"{run['bleu_p']:.3f}" for run in runs if "bleu_p" in run]
-    return " to ".join(sorted({min(found), max(found)})) if found else ""
+    found = [run["bleu_p"] for run in runs if "bleu_p" in run]
+    ends = sorted({min(found), max(found)}) if found else []
+    return " to ".join(f"{p:.2g}" for p in ends)
 
 
 def _paper_score(runs: List[Run]) -> str:
@@ -383,10 +462,10 @@ NEEDED = {
 def _main_table(table: Table, style: str) -> str:
     columns = COLUMNS[table.task]
     rows = []
-    for (model, mean), runs in table.rows.items():
-        row = {"model": model.name + MARK * _unconverged(runs)}
+    for key, runs in table.rows.items():
+        row = {"model": key.name + MARK * _unconverged(runs)}
         if len(table.means) > 1:
-            row["mean of"] = mean
+            row["mean of"] = key.mean
         rows.append(row | {header: make(runs) for header, make in columns.items()})
     align = ["left"] * (len(rows[0]) - len(columns)) + ["right"] * len(columns)
     return tabulate(
@@ -408,10 +487,12 @@ def _caption(table: Table) -> str:
     if table.task == "language model":
         return _caption_of_perplexity(table)
     if table.task == "classification":
-        return (
+        text = (
             "Accuracy in per cent, mean ± standard deviation over the seeds; "
             f"{_epochs(table)}, checkpoint of the best validation."
         )
+        text += f" Vectors: {settings['vectors']}." if settings.get("vectors") else ""
+        return text + (f" Data: {data_text(settings)}." if "data" in settings else "")
     parts = [f"Size {settings['size']}", f"{settings['updates']:,} updates"]
     if len(table.means) == 1:
         counts = sorted({run.get("checkpoints", 1) for run in table.runs})
@@ -423,10 +504,10 @@ def _caption(table: Table) -> str:
     parts.append(f"beam {settings['beam']}, length penalty {settings['lenpen']}")
     text = (
         f"{'; '.join(parts)}. Data: {data_text(settings)}. Mean ± standard deviation "
-        "over the seeds; parameters without embeddings; p: paired bootstrap of BLEU "
-        "against the dense model of the same seed, lowest to highest; BLEU intl: with "
-        "the tokenisation of the paper's tool; seconds of a run, validation included, "
-        f"on {_hardware(table)}. BLEU: `{table.runs[0]['bleu_signature']}`."
+        "over the seeds; parameters without embeddings; p: approximate randomisation "
+        "of BLEU against the dense model of the same seed, lowest to highest; BLEU "
+        "intl: with the tokenisation of the paper's tool; seconds of a run, validation "
+        f"included, on {_hardware(table)}. BLEU: `{table.runs[0]['bleu_signature']}`."
     )
     if settings["size"] != "paper" and any(map(_paper_score, table.rows.values())):
         text += " The paper's columns are of its own size and data."
@@ -459,19 +540,20 @@ def _hardware(table: Table) -> str:
 
 
 def data_text(settings: Dict[str, Any]) -> str:
-    """Say languages and numbers of sentence pairs in words.
+    """Say languages and numbers of sentence pairs, or of rows, in words.
 
     Args:
-        settings: with ``languages`` and ``data``, of a run.
+        settings: with ``languages``, of pairs, and ``data``, of a run.
     """
     languages = " to ".join(settings.get("languages", []))
+    kind = ", sentence pairs" if languages else "rows"
     data = settings["data"]
     if not isinstance(data, dict):
         return f"{languages} {data}".strip()
     counts = [
         f"{key} {value:,}" for key, value in data.items() if isinstance(value, int)
     ]
-    counted = f"{languages}, sentence pairs {', '.join(counts)}".removeprefix(", ")
+    counted = f"{languages}{kind} {', '.join(counts)}"
     return counted + (f" (hash {data['hash']})" if "hash" in data else "")
 
 
@@ -481,12 +563,12 @@ def _has_groups(table: Table) -> bool:
 
 def _groups(table: Table, style: str) -> str:
     rows = []
-    for (model, _), runs in table.rows.items():
+    for row, runs in table.rows.items():
         groups: Dict[str, List[float]] = defaultdict(list)
         for run in runs:
             for key, count in run.get("rows_by", {}).items():
                 groups[f"{key} ({count:,})"].append(run["accuracy_by"][key])
-        rows.append({"model": model.name} | {k: spread(v) for k, v in groups.items()})
+        rows.append({"model": row.name} | {k: spread(v) for k, v in groups.items()})
     by = table.runs[0].get("rows_by_name") or "group"
     return f"Test accuracy by {by} (rows):\n\n" + tabulate(
         rows, headers="keys", tablefmt=style, disable_numparse=True

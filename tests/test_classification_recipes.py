@@ -67,6 +67,7 @@ def test_trains_tests_and_reports(rows, tmp_path, in_process, monkeypatch, capsy
         return capsys.readouterr().out
 
     first = recipe()
+    assert "Data: rows train 96, valid 20, test 30 (hash " in first
     for text in ("dense", "PHM n=2", "400K", "94.80", "±", "2 epochs", "0 (10)"):
         assert text in first, first
     files = sorted((tmp_path / "toy-data").glob("*/result.json"))
@@ -75,6 +76,7 @@ def test_trains_tests_and_reports(rows, tmp_path, in_process, monkeypatch, capsy
     assert result["model"] == "2" and result["rows_by"] == {"0": 10, "1": 10, "2": 10}
     assert result["accuracy"] == pytest.approx(sum(result["accuracy_by"].values()) / 3)
     assert {"hardware", "versions", "commit", "training_seconds"} <= set(result)
+    assert result["vectors"] == "" and result["trained_epochs"] == 2
     again = recipe()
     assert again.count("using") == 4
     tables = [text[text.index("\nmodel") :] for text in (again, first)]

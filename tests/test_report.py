@@ -38,7 +38,7 @@ RUNS = [
     translation("16", 1, 9.0, bleu_p=0.2),
     translation("2-wide", 1, 9.0),
     translation("4", 1, 10.0, bleu_p=0.5),
-    translation("4", 2, 12.0, bleu_p=0.001),
+    translation("4", 2, 12.0, bleu_p=0.00008),
     translation("dense", 1, 13.0, **PUBLISHED),
     translation("dense", 1, 14.0, **PUBLISHED),  # the same run again: this one counts
     translation("quaternion", 1, 8.0),
@@ -65,9 +65,7 @@ def test_table_of_translations():
         "paper: BLEU": "28.43", "training s": "1,234", "decoding s": "7",
     }  # fmt: skip
     assert found["PHM n=4"]["BLEU"] == "11.00 ± 1.41"
-    assert (
-        found["PHM n=4"]["p"] == "0.001 to 0.500" and found["PHM n=16"]["p"] == "0.200"
-    )
+    assert found["PHM n=4"]["p"] == "8e-05 to 0.5" and found["PHM n=16"]["p"] == "0.2"
     for text in (
         "Size small; 900 updates; mean of factors of 8 checkpoints; beam 5",
         "xx to yy, sentence pairs train 1,000, valid 20, test 30 (hash abc)",
@@ -80,7 +78,7 @@ def test_table_of_translations():
     "change",
     [
         {"size": "paper"}, {"data": {**DATA, "hash": "def"}}, {"updates": 90},
-        {"beam": 1}, {"languages": ["yy", "xx"]},
+        {"beam": 1}, {"languages": ["yy", "xx"]}, {"flags": "--arch phm_x --lr 1"},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
@@ -91,6 +89,28 @@ def test_other_settings_are_another_table(change):
     assert len(cells(second)) == 3 and "50.00" in second
     names = [table.name for table in report.collect(runs)]
     assert names[0] == "xx-yy-small" and len(set(names)) == 2
+
+
+def test_flags_are_of_a_table_and_those_of_phm_of_a_row():
+    def run(model, flags):
+        return translation(model, 1, 9.0, flags=f"--seed 1 {flags}")
+
+    tiny = "--arch phm_transformer_tiny --phm-n"
+    runs = [
+        run("dense", f"{tiny} 1 --lr 0.1"),
+        run("quaternion", "--arch quaternion_transformer_tiny --lr 0.1"),
+        run("4", f"{tiny} 4 --lr 0.1"),
+        run("4", f"{tiny} 4 --lr 0.1 --phm-share-rule none"),
+        run("4", f"{tiny} 4 --lr 0.2 --adam-betas '(0.9, 0.98)'"),
+    ]
+    _, first, one, second, other = report.tables(runs, "github")
+    assert [row[0] for row in cells(first)[2:]] == [
+        "dense", "quaternion", "PHM n=4", "PHM n=4 `--phm-share-rule none`"
+    ]  # fmt: skip
+    assert [row[0] for row in cells(second)[2:]] == ["PHM n=4"]
+    assert one.endswith(" Flags: `--lr 0.1`.")
+    assert other.endswith(" Flags: `--lr 0.2 --adam-betas (0.9, 0.98)`.")
+    assert b"share-rule" not in report.picture(report.collect(runs)[0])
 
 
 def test_means_of_checkpoints_are_rows():

@@ -1,6 +1,9 @@
 """What is read from the log of fairseq-train."""
 
 import json
+from argparse import Namespace
+
+import pytest
 
 from recipes.driver.training_log import read_training
 
@@ -34,8 +37,43 @@ def test_a_resumed_training_counts_all_its_seconds(tmp_path):
         entry(666, "train", 20, 6.5, wall=0),
     ]
     log.write_text("\n".join([*lines, ""]))
-    assert read_training(log) == {
+    found = {
         "training_seconds": 140.0 + 66.0,
         "curve": [[10, 8.0, 7.5], [20, 6.5, 6.25]],
         "accuracies": [50.0],
     }
+    assert read_training(log) == found
+    of_hydra = [line for line in lines if not line.startswith("$")]
+    log.write_text("\n".join([*of_hydra, ""]))
+    assert read_training(log) == found
+
+
+@pytest.mark.parametrize("updates, over", [(40, True), (30, False), (0, False)])
+def test_a_resumed_training_goes_on_counting_its_patience(
+    updates, over, tmp_path, monkeypatch
+):
+    """As if it had not been interrupted; what came after the checkpoint comes again."""
+    from recipes.driver import torchrun
+
+    lines = ["$ fairseq-train"]
+    for at, accuracy in [(10, 70.0), (20, 75.0), (30, 74.0), (30, 74.0), (40, 75.0)]:
+        lines.append(entry(at, "valid", at, 1.0, accuracy=accuracy))
+    (tmp_path / "train.log").write_text("\n".join([*lines, ""]))
+    saving = Namespace(
+        patience=2, save_dir=str(tmp_path), best_checkpoint_metric="accuracy",
+        maximize_best_checkpoint_metric=True,
+    )  # fmt: skip
+    monkeypatch.setattr(torchrun, "trained_updates", lambda _: updates)
+    state = torchrun.should_stop_early
+    for name in ("best", "num_runs"):
+        monkeypatch.setattr(state, name, None, raising=False)
+    trained = []
+    monkeypatch.setattr(torchrun.fairseq_cli.train, "main", trained.append)
+    config = Namespace(checkpoint=saving)
+    torchrun.train(config)
+    assert trained == [] if over else [config]
+    assert (state.best, state.num_runs) == {
+        40: (75.0, 2), 30: (75.0, 1), 0: (None, None)
+    }[updates]  # fmt: skip
+    saving.patience = 0
+    assert not torchrun.patience_is_over(config)

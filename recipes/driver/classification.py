@@ -119,9 +119,11 @@ class ClassificationRun(Run):
 
     def scores(self, training: Dict[str, Any]) -> Dict[str, Any]:
         """Compare the labels with the true ones."""
+        vectors = self.experiment.vectors
         encoder = load_model(self.folder / "checkpoint_best.pt").encoder
         return {
             "epochs": self.experiment.epochs,
+            "vectors": vectors.name if vectors else "",
             "trained_epochs": len(training["curve"]),  # fewer with --patience
             "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
             **self.accuracies(),

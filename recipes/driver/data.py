@@ -10,6 +10,7 @@ from data_prep import SPLITS
 from data_prep.declaration import DataSet, load
 from data_prep.prepare import Files, prepare
 from data_prep.sources import raw_files
+from data_prep.workspace import sha256
 
 from .settings import Source
 from .stages import RunError, digest, read_json, stamps, step
@@ -70,18 +71,30 @@ class GivenTables:
         data_set: whose columns they have; "": none that is declared.
     """
 
-    summary: Dict[str, Any] = {}
-
     def __init__(self, folder: Path, data_set: str) -> None:
         self.set = load(data_set) if data_set else None
         self.clean = folder.absolute()
 
     @property
-    def key(self) -> List[Any]:
-        """What changes when the files do."""
+    def files(self) -> Dict[str, Path]:
+        """Of each split."""
         from fairseq_phm.tasks.classification import split_file  # slow: fairseq
 
-        return stamps(split_file(self.clean, split) for split in SPLITS)
+        return {split: split_file(self.clean, split) for split in SPLITS}
+
+    @property
+    def key(self) -> List[Any]:
+        """What changes when the files do."""
+        return stamps(self.files.values())
+
+    @property
+    def summary(self) -> Dict[str, Any]:
+        """Number of rows by split, and a hash."""
+        from fairseq_phm.tasks.tsv import numbered_lines
+
+        counts = {k: sum(1 for _ in numbered_lines(f)) for k, f in self.files.items()}
+        hashes = [sha256(file) for file in self.files.values()]
+        return {**counts, "hash": digest(hashes)}
 
     def prepare(self, wanted: bool) -> None:
         """Do nothing."""

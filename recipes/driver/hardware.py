@@ -38,8 +38,12 @@ def precision_flags(machine: Machine) -> List[str]:
     return ["--fp16"] * machine.fp16 + ["--bf16"] * machine.bf16
 
 
-def train_command(machine: Machine) -> List[str]:
+def train_command(machine: Machine, patience: bool = False) -> List[str]:
     """Make the command that is fairseq-train, with its flags for the machine.
+
+    Args:
+        machine: what trains.
+        patience: whether the training may stop early.
 
     One process is fairseq's own affair, as are several GPUs of one machine, for which
     it starts processes itself. Several nodes are torchrun's: each runs the same command
@@ -56,7 +60,7 @@ def train_command(machine: Machine) -> List[str]:
             "-m", "recipes.driver.torchrun", *device,
         ]  # fmt: skip
     command = [tool("fairseq-train")]
-    if machine.bf16:
+    if machine.bf16 or patience:
         command = [sys.executable, "-m", "recipes.driver.torchrun"]
     world = [] if machine.cpu else ["--distributed-world-size", str(machine.gpus)]
     if machine.gpus > 1:  # or torch refuses to load the checkpoint of a resumed run
@@ -65,7 +69,7 @@ def train_command(machine: Machine) -> List[str]:
 
 
 def provenance(machine: Machine) -> Dict[str, Any]:
-    """Name hardware, versions and commit, for the line of a run."""
+    """Name hardware, versions and commit of a training, for the line of a run."""
     import fairseq
 
     import fairseq_phm
@@ -80,6 +84,8 @@ def provenance(machine: Machine) -> Dict[str, Any]:
         hardware = torch.cuda.get_device_name()
         several = f"{machine.devices} x " if machine.devices > 1 else ""
         hardware = several + hardware
+    if machine.launcher:
+        hardware = f"jobs of {machine.launcher}"
     return {
         "hardware": hardware,
         "versions": {

@@ -118,9 +118,10 @@ class Run(ABC):
 
     def train(self) -> None:
         """Fill the folder with checkpoints."""
-        machine = self.experiment.machine
+        machine, arguments = self.experiment.machine, self.training_arguments
         train(
-            self.title, [*train_command(machine), *self.training_arguments],
+            self.title,
+            [*train_command(machine, "--patience" in arguments), *arguments],
             self.folder, threads=threads_of_a_job(machine), node=machine.node_rank,
             **self.length,
         )  # fmt: skip
@@ -129,7 +130,8 @@ class Run(ABC):
 
     def note_training(self) -> None:
         """Write what the log says of a finished training."""
-        write_json(self.trained, read_training(self.folder / "train.log"))
+        found = read_training(self.folder / "train.log")
+        write_json(self.trained, {**found, **provenance(self.experiment.machine)})
 
     def score(self) -> None:
         """Write the line of results."""
@@ -143,7 +145,7 @@ class Run(ABC):
     def line(self) -> Dict[str, Any]:
         """All that tables of results need, see :mod:`recipes.report`."""
         experiment, training = self.experiment, read_json(self.trained)
-        data = self.data.summary
+        data, here = self.data.summary, provenance(experiment.machine)
         return {
             "experiment": experiment.name,
             "task": self.task,
@@ -156,7 +158,7 @@ class Run(ABC):
             "published": experiment.published.get(str(self.model), []),
             "training_seconds": training["training_seconds"],
             "flags": shlex.join(self.flags),
-            **provenance(experiment.machine),
+            **{k: training.get(k, v) for k, v in here.items()},
         }
 
 

@@ -40,13 +40,12 @@ def read_training(log: Path) -> Dict[str, Any]:
     accuracies = []
     losses: List[float] = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith("$ "):  # the training was started, or started again
-            seconds, part, begun, losses = seconds + part, 0.0, None, []
-        if "| training on " in line:  # the models are there
-            begun = _time(line)
+        if "| training on " in line:  # the training was started, or started again
+            seconds, part, begun, losses = seconds + part, 0.0, _time(line), []
         kind, values = log_entry(line) or ("", {})
-        if kind and begun:
-            part = (_time(line) - begun).total_seconds()
+        now = _time(line) if kind else None
+        if now and begun:
+            part = (now - begun).total_seconds()
         if kind == "train_inner":
             losses.append(float(values["loss"]))
         if kind == "valid":
@@ -63,9 +62,10 @@ def read_training(log: Path) -> Dict[str, Any]:
     }
 
 
-def _time(line: str) -> datetime:
+def _time(line: str) -> Optional[datetime]:
     """Read the time at the beginning of a line, without fractions of a second."""
-    return datetime.fromisoformat(line[:19])
+    found = re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line)
+    return datetime.fromisoformat(found[0]) if found else None
 
 
 def lowest_loss(training: Dict[str, Any]) -> float:
