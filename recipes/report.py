@@ -374,6 +374,18 @@ def _number(text: str) -> float:
     return float(text.rstrip("KM")) * {"K": 1e3, "M": 1e6}.get(text[-1], 1)
 
 
+def difference(runs: Sequence[Run], others: Sequence[Run], key: str, form: str) -> str:
+    """Average what runs have more than others of the same seed; "" without any.
+
+    >>> runs = [{"seed": 1, "bleu": 8}, {"seed": 2, "bleu": 9}]
+    >>> difference(runs, [{"seed": 2, "bleu": 7}], "bleu", "+.1f")
+    '+2.0'
+    """
+    theirs = {run["seed"]: run[key] for run in others}
+    found = [run[key] - theirs[run["seed"]] for run in runs if run["seed"] in theirs]
+    return format(statistics.mean(found), form) if found else ""
+
+
 def spread(values: List[float], form: str = ".2f") -> str:
     """Format the mean, and of several values the sample's standard deviation."""
     if len(values) == 1:

@@ -248,7 +248,10 @@ def test_defaults():
     assert (training.updates, training.save_interval) == (100, 10)
     assert training.warmup_updates == 33 and options.training.updates != 100
     flags = translation.training_flags(replace(options, training=training))
-    assert flags[flags.index("--lr-period-updates") + 1] == "100"
+    assert flags[flags.index("--lr-period-updates") + 1] == str(100 - 33)
+    asked = recipe_options.parse_quality(["--warmup-updates", "600"]).training
+    assert asked.of_length(1200, 10).warmup_updates == 600
+    assert asked.of_length(900, 10).warmup_updates == 300
     wide = recipe_options.parse_quality(["--models", "dense", "4", "--wide"])
     assert list(map(str, wide.models)) == ["dense", "4-wide"]
 

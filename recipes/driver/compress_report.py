@@ -8,7 +8,7 @@ from typing import Dict, List, Sequence, Tuple
 
 from tabulate import tabulate
 
-from ..report import MARK, MARKED, data_text, spread
+from ..report import MARK, MARKED, data_text, difference, spread
 from .models import Model
 from .results import Line, read_lines
 from .settings import WAYS
@@ -100,8 +100,9 @@ def _difference(
 ) -> str:
     if not dense or runs is dense:
         return ""
-    mine, other = (statistics.mean(run[key] for run in one) for one in (runs, dense))
-    return format(mine - other, form)
+    if len(dense) == 1:  # of a given checkpoint
+        dense = [{**dense[0], "seed": run["seed"]} for run in runs]
+    return difference(runs, dense, key, form)
 
 
 def _caption(lines: Sequence[Line]) -> str:

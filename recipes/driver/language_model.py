@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,7 @@ class LanguageModelRun(Run):
             "--optimizer", "adam", "--lr", str(training.lr),
             "--warmup-updates", str(training.warmup_updates),
             "--max-tokens", str(training.max_tokens),
-            *shlex.split(training.schedule.format(updates=training.updates)),
+            *training.schedule_flags,
             *precision_flags(experiment.machine),
             *(without_phm(extra) if self.model.family == "dense" else extra),
         ]  # fmt: skip

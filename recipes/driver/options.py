@@ -685,15 +685,15 @@ def _training(given: argparse.Namespace) -> Training:
     size = SIZES[given.size]
     training = Training(
         arch=given.arch or size.arch,
-        updates=given.updates or size.updates,
-        warmup_updates=given.warmup_updates or size.warmup_updates,
+        updates=size.updates,
+        warmup_updates=size.warmup_updates,
         lr=size.lr if given.lr is None else given.lr,
         max_tokens=given.max_tokens or size.max_tokens,
         save_interval=0,
         layers=given.layers or 0,
         schedule=size.schedule,
     )
-    training = training.of_length(training.updates, size.checkpoints)
+    training = training.of_length(given.updates or size.updates, size.checkpoints)
     return replace(
         training,
         warmup_updates=given.warmup_updates or training.warmup_updates,

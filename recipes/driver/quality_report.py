@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Sequence, Tuple
@@ -11,7 +10,7 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
-from ..report import MARK, MARKED, data_text, spread
+from ..report import MARK, MARKED, data_text, difference, spread
 from .models import DENSE, Model
 from .results import Line, read_lines
 from .settings import VIEWS
@@ -25,7 +24,8 @@ NEEDED_OF_A_SCORE = (
     "validation_loss", "parameters", "total_parameters", "bleu", "curve", "data",
 )  # fmt: skip
 NOTE = (
-    "Mean ± standard deviation over the seeds. Validation loss: label-smoothed, bits a "
+    "Mean ± standard deviation over the seeds; differences to dense are of the same "
+    "seeds. Validation loss: label-smoothed, bits a "
     "token as fairseq logs it, of the best checkpoint; BLEU of the test set. Each "
     "model at the learning rate of its lowest validation loss (first seed). "
     "Parameters without embeddings. Throughput of training over the dense model's, "
@@ -79,10 +79,6 @@ class Runs:
             for line in self.lines
             if line["model"] == str(model) and SWEEP in line["part_of"]
         )
-
-    def mean(self, model: Model, part: str, key: str) -> float:
-        """Average a number of the lines over a model's runs in a part."""
-        return statistics.mean(line[key] for line in self.of(model, part))
 
 
 def read(paths: Sequence[Path]) -> List[Line]:
@@ -286,18 +282,20 @@ def _scores(runs: Runs, model: Model, part: str, reference: Model) -> Dict[str, 
     loss += "" if all(line["converged"] for line in lines) else MARK
     loss += f" ({diverged} diverged)" if diverged else ""
 
-    def difference(key: str, form: str) -> str:
-        if model == reference or not runs.of(reference, part):
-            return ""
-        mine, other = (runs.mean(m, part, key) for m in (model, reference))
-        return format(mine - other, form)
-
+    others = [] if model == reference else runs.of(reference, part)
     return {
+        **_count(runs, part, lines),
         "validation loss": loss,
-        "to dense": difference("validation_loss", "+.3f"),
+        "to dense": difference(lines, others, "validation_loss", "+.3f"),
         "BLEU": spread([line["bleu"] for line in lines]),
-        "BLEU to dense": difference("bleu", "+.2f"),
+        "BLEU to dense": difference(lines, others, "bleu", "+.2f"),
     }
+
+
+def _count(runs: Runs, part: str, lines: Sequence[Line]) -> Dict[str, str]:
+    """A cell for the number of runs, where models have not all the same."""
+    counts = {len(runs.of(model, part)) for model in runs.models_of(part)}
+    return {"runs": str(len(lines))} if len(counts) > 1 else {}
 
 
 def _rate(runs: Runs, model: Model) -> str:

@@ -6,9 +6,10 @@ Needs nothing but Python: options are checked before anything is installed.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Dict, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 from .models import Model
 
@@ -44,7 +45,7 @@ class Size:
     max_tokens: int  # of a batch, of its longer side
     vocab_size: int  # of the subwords; 0: what the data set declares
     checkpoints: int  # saved, each after a validation
-    schedule: str  # flags of fairseq-train; {updates} is filled in
+    schedule: str  # flags of fairseq-train; {decay}: updates after the warm-up
     lines: int = 0  # of the training set, a tenth of it for the others; 0: all
 
 
@@ -64,11 +65,11 @@ SIZES: Dict[str, Size] = {
     ),
     "laptop": Size(
         "phm_transformer_tiny", 4000, 150, 2e-3, 1500, 4000, 40,
-        f"--lr-scheduler cosine --lr-period-updates {{updates}} {ADAM}",
+        f"--lr-scheduler cosine --lr-period-updates {{decay}} {ADAM}",
     ),
     "demo": Size(
         "phm_transformer_tiny", 1200, 150, 4e-3, 1500, 2000, 8,
-        f"--lr-scheduler cosine --lr-period-updates {{updates}} {ADAM}",
+        f"--lr-scheduler cosine --lr-period-updates {{decay}} {ADAM}",
     ),
 }  # fmt: skip
 
@@ -116,19 +117,32 @@ class Training:
     max_tokens: int
     save_interval: int  # updates between checkpoints, each after a validation
     layers: int  # of the encoder and of the decoder, each; 0: the architecture's
-    schedule: str  # flags of fairseq-train; {updates} is filled in
+    schedule: str  # flags of fairseq-train; {decay}: updates after the warm-up
+
+    @property
+    def schedule_flags(self) -> List[str]:
+        """Of fairseq-train, for the learning rate after the warm-up, and for Adam.
+
+        fairseq's cosine ends a period after the warm-up.
+        """
+        decay = max(1, self.updates - self.warmup_updates)
+        return shlex.split(self.schedule.format(decay=decay))
 
     def of_length(self, updates: int, checkpoints: int) -> Training:
         """Change the length, and the schedule with it.
 
         Args:
-            updates: of the training.
+            updates: of the training; with others than before the warm-up is at most a
+                third of them.
             checkpoints: how many are saved, each after a validation.
         """
+        warmup = self.warmup_updates
+        if updates != self.updates:
+            warmup = max(1, min(warmup, updates // 3))
         return replace(
             self,
             updates=updates,
-            warmup_updates=max(1, min(self.warmup_updates, updates // 3)),
+            warmup_updates=warmup,
             save_interval=max(1, updates // checkpoints),
         )
 

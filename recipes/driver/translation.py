@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -315,7 +314,7 @@ def training_flags(experiment: Translation) -> List[str]:
         "--optimizer", "adam", "--lr", str(training.lr),
         "--warmup-updates", str(training.warmup_updates),
         "--max-tokens", str(training.max_tokens),
-        *shlex.split(training.schedule.format(updates=training.updates)),
+        *training.schedule_flags,
         *precision_flags(experiment.machine), *(layers if training.layers else []),
     ]  # fmt: skip
 
