@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from recipes.driver.compress import compress_options
 from recipes.driver.models import Model
 from recipes.driver.settings import WAYS
 from recipes.driver.stages import RunError
+from recipes.driver.training_log import converged
 
 pytestmark = pytest.mark.one_version
 
@@ -243,3 +245,11 @@ def test_script():
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0 and "--updates-on UPDATES" in done.stdout
+
+
+def test_a_distilled_model_has_converged_when_its_training_loss_rests():
+    """Its validation loss is of other targets, and lowest at the start."""
+    curve = [[at, 9.0 - at / 100, 7.0 + at / 100] for at in range(100, 500, 100)]
+    for way, rests in (("distilled", False), ("trained on", True)):
+        row = SimpleNamespace(way=way)
+        assert converged(compress.Row.learned(row, curve)) is rests

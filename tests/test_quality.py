@@ -342,3 +342,4 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
         "--models", "dense", "--views", "updates", "--seeds", "1", "--lrs", "1e-3"
     )
     assert {run["model"] for run in read([folder])} == {"dense", "4r4"}
+    assert len({run["benchmark"] for run in read([folder])}) == 2  # by their sweeps

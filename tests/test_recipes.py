@@ -31,6 +31,7 @@ from recipes.driver.fairseq_process import follow
 from recipes.driver.lock import locked
 from recipes.driver.options import parse_translation
 from recipes.driver.results import note
+from recipes.driver.settings import Source
 from recipes.driver.slurm import configuration, sweep_command
 from recipes.driver.stages import RunError
 
@@ -125,6 +126,18 @@ def test_tiny_run_of_every_script(
     assert (model["model"], model["size"]) == ("4", "tiny")
     assert {split: model["data"][split] for split in LINES} == LINES
     assert model["commit"] and model["versions"] and "--arch" in model["flags"]
+
+
+def test_data_cleaned_in_another_way_are_other_data(texts, tmp_path):
+    keys = set()
+    for most in (1000, 1000, 100):
+        (tmp_path / "mine.toml").write_text(
+            'title = "Mine"\nkind = "parallel"\nlanguages = ["en", "vi"]\n'
+            f"max_characters = {most}\n"
+        )
+        source = Source(str(tmp_path / "mine.toml"), raw=texts)
+        keys.add(Data(source, tmp_path, "parallel").key)
+    assert len(keys) == 2
 
 
 def test_script_with_all_its_processes(texts, tmp_path):

@@ -28,6 +28,7 @@ def line(model, parameters, training, search, published=()):
         "experiment": "De-En", "model": model, "size": "paper", "benchmark": "abc",
         "arch": "phm_transformer", "languages": ["de", "en"], "data": {"train": 10},
         "max_tokens": 2048, "beam": 4, "rounds": 5, "hardware": "a GPU",
+        "layers": 4, "precision": "bf16",
         "parameters": parameters, "published": list(published),
         "training": {**ratios(1 / training), "seconds_per_update": training},
         "search": {**ratios(1 / search), "seconds": 8 * search, "sentences": 256,

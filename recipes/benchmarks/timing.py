@@ -44,7 +44,8 @@ def rows(times: Dict[str, List[float]], reference: str, **about: Any) -> List[Ro
     result = []
     for name, seconds in times.items():
         ratios = [mine / other for mine, other in zip(seconds, times[reference])]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        several = len(ratios) > 1
+        low, middle, high = statistics.quantiles(ratios, n=4) if several else ratios * 3
         milliseconds = 1e3 * statistics.median(seconds)
         row = {**about, "what": name, "ms": milliseconds, "ratio": middle}
         result.append({**row, "low": low, "high": high})

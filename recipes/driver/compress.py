@@ -133,8 +133,14 @@ class Row(TranslationRun):
             "updates": line["updates"] if trained else 0,
             "lr": line["lr"] if trained else None,
             "energy": self.energy,
-            "converged": not trained or converged(line["curve"]),
+            "converged": not trained or converged(self.learned(line["curve"])),
         }
+
+    def learned(self, curve: List[List[Any]]) -> List[List[Any]]:
+        """The loss of what is learned: a distilled model's is that of training."""
+        if self.way != DISTILLED:
+            return curve
+        return [[at, loss, loss] for at, loss, _ in curve if loss is not None]
 
 
 @dataclass(frozen=True)
@@ -380,7 +386,8 @@ class Comparison:
         key = digest(
             [
                 self.data.key, training.arch, experiment.extra, self.dense_updates,
-                str(experiment.checkpoint or ""), vars(experiment.on),
+                stamps([experiment.checkpoint] if experiment.checkpoint else []),
+                vars(experiment.on),
                 vars(experiment.search), training_flags(experiment),
             ]
         )  # fmt: skip

@@ -23,7 +23,9 @@ NOTE = (
     "Updates: of the dense model that a row comes from, then of its own training. "
     "Validation loss: label-smoothed, bits a token as fairseq logs it, of the best "
     "checkpoint; BLEU of the test set. Parameters without embeddings. Distilled: "
-    "trained on with the dense model's translations of the training set as targets. "
+    "trained on with the dense model's translations of the training set as targets; "
+    "the loss, of real ones, and BLEU are of the last checkpoint, and the loss of "
+    "training says whether it has converged. "
     f"{MARKED}"
 )
 

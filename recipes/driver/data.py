@@ -31,8 +31,7 @@ class Data:
     def __init__(self, source: Source, folder: Path, kind: str) -> None:
         self.set, self.raw = _declared(source, kind)
         files = [file for files in (self.raw or {}).values() for file in files]
-        settings = [self.set.languages, self.set.subwords, self.set.lines]
-        key = digest([stamps(files) or repr(self.set), *settings])
+        key = digest([stamps(files), repr(self.set)])
         self.key = "-".join(["data", *self.set.languages, key])
         self.folder = folder / self.key
         self.clean = self.folder / "clean"

@@ -19,7 +19,7 @@ from typing import Any, Collection, Dict, List, Mapping, Optional
 from data_prep.workspace import write_json
 
 from .data import Data
-from .hardware import check_machine
+from .hardware import check_machine, provenance
 from .models import DENSE, Model
 from .options import parse_quality, program
 from .quality_report import EQUAL_TIME, EQUAL_UPDATES, SWEEP, read, report
@@ -129,7 +129,8 @@ class Benchmark:
             [
                 data.key, training.arch, experiment.extra, training.updates,
                 search.mean, search.num_checkpoints, search.beam, search.lenpen,
-                experiment.validations, training_flags(experiment),
+                experiment.validations, training_flags(experiment), experiment.lrs,
+                experiment.machine.devices,
             ]
         )  # fmt: skip
 
@@ -174,7 +175,11 @@ class Benchmark:
     def measure(self) -> None:
         """Read or measure what is not known of the throughput of the models."""
         experiment = self.experiment
-        file = self.folder / f"throughput-{self.key}.json"
+        known_by = [
+            self.data.key, experiment.training.arch, training_flags(experiment),
+            experiment.extra, provenance(experiment.machine)["hardware"],
+        ]  # fmt: skip
+        file = self.folder / f"throughput-{digest(known_by)}.json"
         known = read_json(file) if file.is_file() else {}
         missing = [model for model in experiment.models if str(model) not in known]
         if missing:

@@ -300,8 +300,7 @@ def _count(runs: Runs, part: str, lines: Sequence[Line]) -> Dict[str, str]:
 
 def _rate(runs: Runs, model: Model) -> str:
     rate, tried = runs.of(model, EQUAL_UPDATES)[0]["lr"], runs.rates(model)
-    edge = len(tried) > 1 and rate in (tried[0], tried[-1])
-    return f"{rate:g}" + " *" * edge
+    return f"{rate:g}" + " *" * (rate in (tried[0], tried[-1]))
 
 
 def _throughput(runs: Runs, model: Model) -> str:

@@ -12,7 +12,7 @@ from data_prep.declaration import load
 
 from .data import Data
 from .fairseq_process import quiet
-from .hardware import check_machine, provenance
+from .hardware import check_machine, precision_flags, provenance
 from .options import parse_speed, program
 from .results import Line, replace_lines
 from .settings import Speed
@@ -57,6 +57,8 @@ def results(experiment: Speed, data: Data) -> List[Line]:
         "languages": list(data.set.languages),
         "data": data.summary,
         "arch": experiment.training.arch,
+        "layers": experiment.training.layers,
+        "precision": "".join(precision_flags(experiment.machine)).strip("-") or "fp32",
         "max_tokens": experiment.training.max_tokens,
         "beam": experiment.search.beam,
         "lenpen": experiment.search.lenpen,

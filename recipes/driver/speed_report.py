@@ -13,14 +13,15 @@ from .results import Line, read_lines
 
 NEEDED = (
     "experiment", "model", "size", "arch", "benchmark", "data", "max_tokens", "beam",
-    "rounds", "parameters", "training", "search", "published", "hardware",
+    "rounds", "parameters", "training", "search", "published", "hardware", "layers",
+    "precision",
 )  # fmt: skip
 NOTE = (
-    "`{arch}`, untrained, on {hardware}. Data: {data}. Training: seconds of 100 "
-    "updates, fairseq's step with clipping and Adam, batches of at most {max_tokens:,} "
-    "tokens. Search: seconds for {sentences} sentences of the test set, at most "
-    "{batch} a batch, beam {beam}, hypotheses as long as the longest reference of "
-    "their batch. Medians of {rounds} rounds in which the models take turns; times "
+    "`{arch}`{depth}, {precision}, untrained, on {hardware}. Data: {data}. Training: "
+    "seconds of 100 updates, fairseq's step with clipping and Adam, batches of at "
+    "most {max_tokens:,} tokens. Search: seconds for {sentences} sentences of the test "
+    "set, at most {batch} a batch, beam {beam}, hypotheses as long as the longest "
+    "reference of their batch. Medians of {rounds} rounds in which the models take turns; times "
     "over the dense model's with their quartiles. Parameters without embeddings."
 )
 
@@ -49,6 +50,8 @@ def tables(lines: Sequence[Line], heading: str = "#") -> str:
         first = group[0]
         note = NOTE.format(
             **{**first, "data": data_text(first)},
+            depth=" of {0} + {0} layers".format(first["layers"])
+            * bool(first["layers"]),
             **{key: first["search"][key] for key in ("sentences", "batch")},
         )
         title = f"Speed: {first['experiment']}, size {first['size']}"
