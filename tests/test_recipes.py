@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ from recipes.driver.lock import locked
 from recipes.driver.options import parse_translation
 from recipes.driver.results import note
 from recipes.driver.settings import Source
-from recipes.driver.slurm import configuration, sweep_command
+from recipes.driver.slurm import configuration, sweep_command, sweeps
 from recipes.driver.stages import RunError
 
 SCRIPTS = sorted(
@@ -336,6 +336,10 @@ def test_slurm_sweeps_over_n_and_seeds(texts, tmp_path):
         "hydra/launcher=submitit_slurm", end[-1],
     ):  # fmt: skip
         assert word in command
+    missing = [replace(runs[0], seed=2), *runs]  # n = 8, seed 2 is done
+    assert sorted(map(len, sweeps(missing))) == [1, 2]
+    product = [replace(run, seed=seed) for seed in (1, 2) for run in runs]
+    assert list(map(len, sweeps(product))) == [4]
     first, second = map(configuration, runs)
     assert (first["model"].pop("phm_n"), second["model"].pop("phm_n")) == (2, 8)
     assert first == second

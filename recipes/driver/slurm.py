@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence
 import yaml
 
 from .fairseq_process import follow, quiet, tool
-from .models import Model
 from .settings import ROOT
 from .stages import step
 
@@ -26,25 +25,31 @@ LOG = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
 def submit(runs: Sequence[TranslationRun]) -> None:
     """Train all runs of an experiment and wait for them.
 
-    A sweep of fairseq-hydra-train over n and seeds for each kind of models that differ
-    in n only.
-
     Raises:
         RunError: a sweep failed; its last line is in the message.
     """
-    sweeps: Dict[Model, List[TranslationRun]] = {}
-    for run in runs:
-        model = run.model
-        one_n = model.family != "PHM" or model.whole  # whole: two options have it
-        kind = model if one_n else replace(model, n=0)
-        sweeps.setdefault(kind, []).append(run)
-    for group in sweeps.values():
+    for group in sweeps(runs):
         experiment = group[0].experiment
         names = ", ".join(dict.fromkeys(run.model.name for run in group))
         step(f"{len(group)} trainings by {experiment.machine.launcher}: {names}")
         log = experiment.folder / f"slurm-{group[0].model.slug}.log"
         for _ in follow(sweep_command(group), log):
             pass
+
+
+def sweeps(runs: Sequence[TranslationRun]) -> List[List[TranslationRun]]:
+    """Group runs for fairseq-hydra-train, which trains each n with each seed.
+
+    The models of a group differ in n only, and all have the same seeds to train.
+    """
+    found: Dict[Any, List[TranslationRun]] = {}
+    for run in runs:
+        model = run.model
+        one_n = model.family != "PHM" or model.whole  # whole: two options have it
+        kind = model if one_n else replace(model, n=0)
+        seeds = tuple(other.seed for other in runs if other.model == model)
+        found.setdefault((kind, seeds), []).append(run)
+    return list(found.values())
 
 
 def sweep_command(runs: Sequence[TranslationRun]) -> List[str]:
