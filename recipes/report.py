@@ -236,7 +236,8 @@ def _flags(run: Run, model: Model) -> Tuple[Dict[str, List[str]], str]:
     flag = ""
     for word in shlex.split(run.get("flags", "")):
         if word.startswith("--"):
-            flag, found[word] = word, []
+            flag, given, value = word.partition("=")
+            found[flag] = [value] if given else []
         else:
             found.setdefault(flag, []).append(word)
     found.pop("--seed", None)

@@ -76,7 +76,8 @@ def test_from_text_to_tables(raw, tmp_path, in_process, monkeypatch, capsys):
     for text in ("mine", "PHM n=4", "blocks of 64 subwords", "lines train 200, valid"):
         assert text in printed
     found = {re.split(r"  +", row)[0]: row for row in printed.splitlines()}
-    assert f"{phm['word_perplexity']:.2f}" in found["PHM n=4 †"]  # 3 updates
+    name = "PHM n=4 `--phm-embeddings 4`"
+    assert f"{phm['word_perplexity']:.2f}" in found[f"{name} †"]  # 3 updates
     (table,) = report.collect(report.read_results(out / "results.jsonl"))
     assert b"test perplexity per word" in report.picture(table)
 
