@@ -119,9 +119,9 @@ class Run(ABC):
     def train(self) -> None:
         """Fill the folder with checkpoints."""
         machine, arguments = self.experiment.machine, self.training_arguments
+        patience = any(word.split("=")[0] == "--patience" for word in arguments)
         train(
-            self.title,
-            [*train_command(machine, "--patience" in arguments), *arguments],
+            self.title, [*train_command(machine, patience), *arguments],
             self.folder, threads=threads_of_a_job(machine), node=machine.node_rank,
             **self.length,
         )  # fmt: skip
