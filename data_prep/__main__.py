@@ -94,9 +94,10 @@ def _run(options: argparse.Namespace) -> None:
         changes = {
             "subwords": options.vocab_size,
             "seed": options.seed,
-            "languages": options.src and (options.src, options.tgt),
+            "languages": (options.src, options.tgt) if options.src else None,
         }
-        data_set = replace(data_set, **{k: v for k, v in changes.items() if v})
+        changes = {k: v for k, v in changes.items() if v is not None}
+        data_set = replace(data_set, **changes)
         out = options.out or Path("runs") / "data" / data_set.name
         raw = None
         if options.raw:

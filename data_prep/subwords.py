@@ -16,6 +16,7 @@ from . import SPLITS, DataError
 from .text import Chunk, in_parallel, read_chunks
 
 LONGEST = 1023  # subwords of a sentence: fairseq's 1024 positions less the end mark
+LONGEST_LINE = 2**24  # bytes; sentencepiece learns nothing from longer ones
 BYTE_FALLBACK_FROM = 4000
 """Smallest vocabulary in which rare characters become bytes, which are 256 subwords."""
 
@@ -70,6 +71,7 @@ def _train(
         vocab_size=vocab_size,
         hard_vocab_limit=False,
         input_sentence_size=sentences,
+        max_sentence_length=LONGEST_LINE,
         shuffle_input_sentence=True,
         # With bytes for the rarest characters, the others are nearly all.
         character_coverage=0.9999 if byte_fallback else 1.0,

@@ -35,8 +35,10 @@ from tabulate import tabulate
 from data_prep import DataError
 from data_prep.workspace import atomic_path
 
+from .driver.flags import values_of
 from .driver.models import Model
 from .driver.picture import draw
+from .driver.results import text_of
 from .driver.settings import slug
 from .driver.training_log import converged
 
@@ -49,7 +51,7 @@ with flags, seconds, hardware, versions and commit of each, and the notes.
 """
 SETTINGS = (
     "size", "languages", "data", "updates", "epochs", "beam", "lenpen",
-    "tokens_per_sample", "vectors",
+    "num_checkpoints", "tokens_per_sample", "vectors",
 )  # fmt: skip
 """Runs that differ in one of these are in different tables."""
 
@@ -169,8 +171,7 @@ def read_results(file: Path) -> List[Run]:
         DataError: a line that is no run, or lacks something that tables have.
     """
     results = []
-    lines = file.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_of(file).splitlines(), start=1):
         try:
             result = json.loads(line)
         except ValueError as error:
@@ -184,8 +185,8 @@ def read_results(file: Path) -> List[Run]:
         if _task(result) not in NEEDED or result.get("mean", "") not in MEANS:
             raise DataError(f"{file}:{number}: unknown 'task' or 'mean'")
         try:
-            _flags(result, Model.parse(str(result["model"])))
-        except ValueError as error:
+            _flags(result, Model.parse(result["model"]))
+        except (ValueError, TypeError) as error:
             raise DataError(f"{file}:{number}: 'model' {error}") from None
         results.append(result)
     return results
@@ -232,14 +233,7 @@ def _flags(run: Run, model: Model) -> Tuple[Dict[str, List[str]], str]:
     >>> _flags(run, Model("quaternion", 4))
     ({'--arch': ['phm_x'], '--lr': ['0.1']}, '--phm-share-rule none')
     """
-    found: Dict[str, List[str]] = {}
-    flag = ""
-    for word in shlex.split(run.get("flags", "")):
-        if word.startswith("--"):
-            flag, given, value = word.partition("=")
-            found[flag] = [value] if given else []
-        else:
-            found.setdefault(flag, []).append(word)
+    found = values_of(shlex.split(run.get("flags", "")))
     found.pop("--seed", None)
     for word in found.get("--arch", []):
         found["--arch"] = [word.replace("quaternion_", "phm_", 1)]
@@ -502,11 +496,11 @@ def _caption(table: Table) -> str:
     if table.task == "classification":
         text = (
             "Accuracy in per cent, mean ± standard deviation over the seeds; "
-            f"{_epochs(table)}, checkpoint of the best validation."
+            f"{_length(table, 'epochs')}, checkpoint of the best validation."
         )
         text += f" Vectors: {settings['vectors']}." if settings.get("vectors") else ""
         return text + (f" Data: {data_text(settings)}." if "data" in settings else "")
-    parts = [f"Size {settings['size']}", f"{settings['updates']:,} updates"]
+    parts = [f"Size {settings['size']}", _length(table, "updates")]
     if len(table.means) == 1:
         counts = sorted({run.get("checkpoints", 1) for run in table.runs})
         kind = {"none": "one checkpoint, no mean"}.get(table.means[0])
@@ -527,20 +521,20 @@ def _caption(table: Table) -> str:
     return text
 
 
-def _epochs(table: Table) -> str:
-    """Say how long the runs were; those with ``--patience`` stop before the last."""
-    most = table.settings["epochs"]
-    trained = [run.get("trained_epochs", most) for run in table.runs]
-    if min(trained) == most:
-        return f"{most} epochs"
-    return f"at most {most} epochs, early stopping after {min(trained)} or more"
+def _length(table: Table, unit: str) -> str:
+    """Say how long the runs were; those with ``--patience`` stop before the end."""
+    most = table.settings[unit]
+    shortest = min(run.get(f"trained_{unit}", most) for run in table.runs)
+    if shortest >= most:
+        return f"{most:,} {unit}"
+    return f"at most {most:,} {unit}, early stopping after {shortest:,} or more"
 
 
 def _caption_of_perplexity(table: Table) -> str:
     settings, data = table.settings, table.settings["data"]
     counts = ", ".join(f"{k} {v:,}" for k, v in data.items() if isinstance(v, int))
     return (
-        f"Size {settings['size']}; {settings['updates']:,} updates; blocks of "
+        f"Size {settings['size']}; {_length(table, 'updates')}; blocks of "
         f"{settings['tokens_per_sample']} subwords. Data: lines {counts} (hash "
         f"{data.get('hash')}). Perplexity of the test set, ends of lines counted; mean "
         "± standard deviation over the seeds; parameters without embeddings; seconds "

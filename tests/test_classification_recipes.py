@@ -85,6 +85,25 @@ def test_trains_tests_and_reports(rows, tmp_path, in_process, monkeypatch, capsy
     assert "using" not in recipe("--models", "2", "--seeds", "1")
 
 
+def test_flags_of_its_own(rows, tmp_path, in_process, monkeypatch):
+    """The label in another column below a header; the dense model has no rules."""
+    for split in ("train", "dev", "test"):
+        lines = (rows / f"{split}.tsv").read_text().splitlines()
+        swapped = ["\t".join(line.split("\t")[i] for i in (0, 2, 1)) for line in lines]
+        (tmp_path / f"{split}.tsv").write_text("\n".join(["a\tb\tc", *swapped]) + "\n")
+    given = settings(tmp_path, tmp_path / "out", "--seeds", "1", "--jobs", "1")
+    given[0] = rows / "toy.toml"
+    flags = ["--label-column=3", "--header", "--phm-rule-rank", "2"]
+    monkeypatch.setattr(sys, "argv", ["classification", *map(str, given), *flags])
+    classification.main()
+    found = [json.loads(line) for line in (tmp_path / "out/results.jsonl").open()]
+    assert ["--phm-rule-rank" in line["flags"] for line in found] == [False, True]
+    for folder in tmp_path.glob("out/toy-data/*"):
+        said = (folder / "predict.log").read_text()
+        score = json.loads((folder / "result.json").read_text())["accuracy"]
+        assert f"30 rows, accuracy {score:.2f}" in said
+
+
 def test_a_fault_in_the_data_is_one_line(rows, tmp_path):
     for file in rows.iterdir():
         (tmp_path / file.name).write_text(file.read_text())

@@ -133,6 +133,9 @@ def test_a_given_checkpoint(recipe, tmp_path, monkeypatch, capsys):
         assert given[key] == dense[key]
     assert (given["dense_updates"], given["updates"]) == (6, 0)
     assert lines["quaternion", "compressed"]["energy"] < 0.5
+    flags += ["--updates", 9]
+    lines = recipe("--models", "2", "--rows", "compressed", *flags)
+    assert [line["dense_updates"] for line in lines.values()] == [9, 9, 6]
     capsys.readouterr()
 
     def refused(message, **changed):
@@ -167,6 +170,7 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     dense = {
         **line, "model": "dense", "way": "dense", "updates": 1200, "energy": None,
         "validation_loss": 4.4, "bleu": 23.0, "converged": True,
+        "lr": None,  # of a given checkpoint, for all seeds
     }  # fmt: skip
     lines = [dense, line, {**line, "seed": 2, "validation_loss": 4.8, "bleu": 21.0}]
     folder = tmp_path / "results" / "runs" / "compress"
@@ -184,6 +188,8 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
         "validation loss": "4.700 ± 0.141 †", "to dense": "+0.300",
         "BLEU": "20.50 ± 0.71", "BLEU to dense": "-2.50",
     }  # fmt: skip
+    trained = compress_report.tables([{**dense, "lr": 1e-3}, *lines[1:]])
+    assert cells(trained)["PHM n=4", "trained on"]["to dense"] == "+0.200"  # seed 1
     del lines[1]["energy"]
     (folder / "xx.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     with pytest.raises(SystemExit, match="xx.jsonl:2: the result has no 'energy'"):
@@ -213,7 +219,7 @@ def test_options_of_compression():
         (["--models", "4-wide"], "--models 4-wide: PHM or quaternion of the dense"),
         (["--checkpoint", "none.pt"], "--checkpoint none.pt: no such file"),
         (["--updates-on", "0"], "--updates-on must be at least 1"),
-        (["--lr-on", "0"], "--lr-on 0.0: a learning rate is positive"),
+        (["--lr-on", "0"], "--lr-on 0: a learning rate is positive"),
         (["--rows", "distilled"], "invalid choice: 'distilled'"),
         (["--nodes", "2", "--master", "a"], "--nodes: the benchmark runs on one"),
         (["--raw", "."], "your own files need --src and --tgt"),

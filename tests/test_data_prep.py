@@ -465,6 +465,13 @@ def test_rare_characters_become_bytes(tmp_path):
     assert "<0xE1> 1" in dictionary and "\u13a0 1" not in dictionary
 
 
+def test_subwords_are_learned_from_long_lines_as_well(tmp_path):
+    rng = random.Random(1)
+    text = tmp_path / "train.txt"
+    text.write_text("".join(" ".join(rng.choices("ab", k=9000)) + "\n" for _ in "123"))
+    assert train_subwords([text], tmp_path, 8, 100_000)["subwords"] > 4
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("bundle,pair", [
     ("mt-en-id", ("en", "id")), ("style-shakespeare", ("modern", "original")),

@@ -14,7 +14,7 @@ from recipes.driver import quality, translation
 from recipes.driver import run as driver_run
 from recipes.driver.models import Model
 from recipes.driver.quality import best_rate, converged, updates_of_equal_time
-from recipes.driver.quality_report import Runs, read, report, tables
+from recipes.driver.quality_report import Runs, read, render, report, tables
 
 pytestmark = pytest.mark.one_version
 
@@ -99,6 +99,14 @@ def test_edges_of_the_sweep_and_diverged_runs_are_marked():
     assert found["PHM n=4"]["learning rate"] == "0.004 *"
     assert found["PHM n=4, R=4"]["learning rate"] == "0.004"
     assert found["PHM n=4, R=4"]["validation loss"] == "4.530 (1 diverged)"
+
+
+def test_lines_of_two_files_are_united():
+    """A benchmark in two calls or on two machines has the dense runs in both."""
+    lines = benchmark()
+    first = [run for run in lines if run["model"] != "4r4"]
+    second = [run for run in lines if run["model"] in ("dense", "4r4")]
+    assert render([*first, *second]) == render(lines)
 
 
 def test_report_from_lines_only(tmp_path, monkeypatch, capsys):
@@ -222,7 +230,7 @@ def test_convergence_between_validations():
     [
         (["--models", "4"], "--models needs dense, which the others are compared with"),
         (["--models", "dense", "4r20"], "--models 4r20: the rank R"),
-        (["--lrs", "0.1", "0"], "--lrs 0.0: a learning rate is positive"),
+        (["--lrs", "0.1", "0"], "--lrs 0: a learning rate is positive"),
         (["--views", "speed"], "invalid choice: 'speed'"),
         (["--nodes", "2", "--master", "a"], "--nodes: the benchmark runs on one"),
         (["--raw", "."], "your own files need --src and --tgt"),
@@ -335,6 +343,11 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
     assert (folder / "tables.md").read_text().strip() in output
     assert (folder / "loss-time.svg").read_text().startswith("<?xml")
     assert read([folder]) == lines
+    benchmark_run("--seeds", 1, "--views", "updates")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(driver_run, "train", lambda *_, **__: sys.exit("killed"))
+        benchmark_run("--models", "dense", "2")
+    assert read([folder]) == lines  # what others have done stays
     report(lines, tmp_path)
     drawn = (tmp_path / "loss-time.svg").read_bytes()
     assert drawn == (folder / "loss-time.svg").read_bytes()

@@ -15,7 +15,7 @@ from forked import python
 
 from data_prep.text import read_lines
 from recipes.driver import translation
-from recipes.driver.translation import without_phm
+from recipes.driver.flags import without_phm
 
 pytestmark = pytest.mark.one_version
 

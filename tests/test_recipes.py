@@ -27,7 +27,7 @@ from data_prep import declaration
 from fairseq_phm.models.phm_transformer import PHMTransformerConfig
 from recipes.driver import classification, translation
 from recipes.driver.data import Data
-from recipes.driver.fairseq_process import follow
+from recipes.driver.fairseq_process import DIVERGED, follow
 from recipes.driver.lock import locked
 from recipes.driver.options import parse_translation
 from recipes.driver.results import note
@@ -233,6 +233,15 @@ def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
         (["--nodes", "2"], "--nodes needs --master HOST:PORT"),
         (["--node-rank", "1"], "node 0 does the other stages"),
         (["--slurm"], "--slurm is for --size paper"),
+        (["--models", "3"], "--models 3: 3 does not divide the widths of phm_tran"),
+        (["--lr", "-1"], "--lr -1: a learning rate is positive"),
+        (["--lr", "nan"], "--lr nan: a learning rate is positive"),
+        (
+            ["--", "--max-update", "9"],
+            "--max-update after --: the recipe has",
+        ),
+        (["--", "--max-epoch=9"], "--max-epoch after --: the recipe has --updates"),
+        (["--", "--seed", "9"], "--seed after --: the recipe has --seeds for this"),
     ],
 )
 def test_bad_options_end_in_one_line(translate, arguments, message, capsys):
@@ -408,6 +417,9 @@ def test_lines_are_noted_once_and_torn_ones_go(tmp_path):
     file.write_text('{"a": 1}\n{"a": 2')  # killed while it wrote
     note({"a": 3}, file)
     assert file.read_text() == '{"a": 1}\n{"a": 3}\n'
+    file.write_bytes(b'{"a": 1}\n{"a": "\xc3')  # within a letter
+    note({"a": "\u00e9"}, file)
+    assert file.read_text(encoding="utf-8") == '{"a": 1}\n{"a": "\u00e9"}\n'
     file.write_text('{"a": 1}')  # or before the end of the line
     note({"a": 1}, file)
     note({"a": 4}, file)
@@ -466,3 +478,11 @@ def test_lines_of_a_process_come_while_it_runs(tmp_path):
             times.append((line, time.monotonic()))
     assert [line for line, _ in times] == ["a 0", "a 1", "a 2", "b"]
     assert times[2][1] - times[0][1] > 0.3
+
+
+def test_what_diverged_is_said_though_another_error_follows(tmp_path):
+    """As of fairseq's search for the layer that has given NaN."""
+    program = "print('FloatingPointError: NaN'); raise StopIteration"
+    with pytest.raises(RunError, match=r": FloatingPointError: NaN$") as error:
+        list(follow([sys.executable, "-uc", program], tmp_path / "log"))
+    assert DIVERGED.search(str(error.value))

@@ -78,7 +78,8 @@ def test_table_of_translations():
     "change",
     [
         {"size": "paper"}, {"data": {**DATA, "hash": "def"}}, {"updates": 90},
-        {"beam": 1}, {"languages": ["yy", "xx"]}, {"flags": "--arch phm_x --lr 1"},
+        {"beam": 1}, {"num_checkpoints": 1}, {"languages": ["yy", "xx"]},
+        {"flags": "--arch phm_x --lr 1"},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
@@ -111,6 +112,14 @@ def test_flags_are_of_a_table_and_those_of_phm_of_a_row():
     assert one.endswith(" Flags: `--lr 0.1`.")
     assert other.endswith(" Flags: `--lr 0.2 --adam-betas (0.9, 0.98)`.")
     assert b"share-rule" not in report.picture(report.collect(runs)[0])
+
+
+def test_early_stopping_is_told():
+    runs = [translation("dense", seed, 9.0, trained_updates=900) for seed in (1, 2)]
+    assert "; 900 updates; " in report.tables(runs)[2]
+    runs[1]["trained_updates"] = 300
+    said = report.tables(runs)[2]
+    assert "; at most 900 updates, early stopping after 300 or more; " in said
 
 
 def test_means_of_checkpoints_are_rows():
@@ -230,6 +239,7 @@ def test_the_same_lines_give_the_same_bytes(folder):
         ("[1]", "all.jsonl:10: no result of a run"),
         (json.dumps({**CLASSIFICATION, "task": "x"}), "unknown 'task' or 'mean'"),
         (json.dumps({**RUNS[0], "mean": "x"}), "unknown 'task' or 'mean'"),
+        (json.dumps({**RUNS[0], "model": 4}), "all.jsonl:10: 'model' expected string"),
         (
             json.dumps({k: v for k, v in RUNS[0].items() if k != "bleu"}),
             "all.jsonl:10: the result has no 'bleu'",
@@ -245,6 +255,13 @@ def test_a_faulty_line_is_named_and_nothing_written(folder, line, message):
     with pytest.raises(SystemExit, match=re.escape(message)):
         report.main()
     assert not (folder / "RESULTS.md").exists()
+
+
+def test_other_bytes_are_named(folder):
+    file = folder / "results" / "runs" / "all.jsonl"
+    file.write_bytes(b'{"experiment": "Caf\xe9"}\n')
+    with pytest.raises(SystemExit, match="all.jsonl: not UTF-8, byte 19"):
+        report.main()
 
 
 def test_prints_the_tables_of_files(folder, monkeypatch, capsys):

@@ -39,9 +39,10 @@ def line(model, parameters, training, search, published=()):
 def test_all_models_are_measured(texts, tmp_path, in_process, monkeypatch, capsys):
     """Dense and R = n take steps on the same batches, and translate as many tokens."""
     arguments = [
-        "--raw", texts, "--src", "en", "--tgt", "de", "--size", "tiny", "--cpu",
-        "--lines", 40, "--max-tokens", 100, "--beam", 2, "--models", "4r4", "dense",
-        "--rounds", 2, "--sentences", 3, "--out", tmp_path,
+        "iwslt14-de-en", "--raw", texts, "--src", "en", "--tgt", "de", "--cpu",
+        "--size", "tiny", "--lines", 40, "--max-tokens", 100, "--beam", 2,
+        "--models", "4r4", "dense", "--rounds", 2, "--sentences", 3, "--out", tmp_path,
+        "--name", "en-de",
     ]  # fmt: skip
     made = []
     in_turn = throughput._in_turn
@@ -60,6 +61,7 @@ def test_all_models_are_measured(texts, tmp_path, in_process, monkeypatch, capsy
     lines = speed_report.read([tmp_path / "speed-en-de"])
     assert [line["model"] for line in lines] == ["4r4", "dense"]
     rank, dense = lines
+    assert dense["published"] == []  # which are of the other direction
     assert rank["parameters"] < 0.3 * dense["parameters"]
     assert dense["training"]["throughput"] == dense["search"]["throughput"] == 1
     assert rank["search"]["sentences"] == dense["search"]["sentences"] == 3

@@ -15,6 +15,7 @@ from fairseq_phm.tasks.tsv import numbered_lines
 
 from .data import Data, GivenTables
 from .fairseq_process import follow, load_model
+from .flags import values_of, without_phm
 from .hardware import check_machine, precision_flags, threads_of_a_job
 from .options import parse_classification, program
 from .run import USER_DIR, Run, go_and_print, runs_of
@@ -56,13 +57,14 @@ class ClassificationRun(Run):
     @property
     def flags(self) -> List[str]:
         """Of fairseq-train, for model, task and training."""
-        experiment = self.experiment
+        experiment, extra = self.experiment, self.experiment.extra
         return [
             *self.model.flags(experiment.arch), "--task", "tsv_classification",
             "--criterion", "sentence_prediction", "--best-checkpoint-metric",
             "accuracy", "--maximize-best-checkpoint-metric", "--seed", str(self.seed),
             *declared_flags(self.data.set), *shlex.split(experiment.flags),
-            *precision_flags(experiment.machine), *experiment.extra,
+            *precision_flags(experiment.machine),
+            *(without_phm(extra) if self.model.family == "dense" else extra),
         ]  # fmt: skip
 
     @property
@@ -138,10 +140,12 @@ class ClassificationRun(Run):
         """
         by = self.experiment.groups
         place = self.data.set.columns.index(by) if by else 0
-        label = int(self.flags[self.flags.index("--label-column") + 1])
+        flags = values_of(self.flags)
+        label = int(flags.get("--label-column", ["3"])[0])
         lines = [line.split("\t") for _, line in numbered_lines(self.predictions)][1:]
         test = split_file(self.data.clean, "test")
         rows = [line.split("\t") for _, line in numbered_lines(test)]
+        rows = rows["--header" in flags :]
         if len(lines) != len(rows):
             raise RunError(
                 f"{self.predictions}: {len(lines)} labels for {len(rows)} rows"

@@ -20,14 +20,14 @@ from data_prep import SPLITS
 from data_prep.binarize import binarize
 from data_prep.workspace import atomic_path, write_json
 
-from .compress_report import read, report
+from .compress_report import report
 from .data import Data
 from .fairseq_process import follow
 from .hardware import check_machine, threads_of_a_job
 from .lock import locked
 from .models import DENSE, Model
 from .options import parse_compress, program
-from .results import replace_lines
+from .results import add_lines
 from .run import USER_DIR
 from .settings import WAYS, Compression
 from .stages import (
@@ -392,17 +392,19 @@ class Comparison:
             ]
         )  # fmt: skip
         return [
-            {**read_json(row.result), "comparison": key}
+            {
+                **read_json(row.result),
+                "dense_updates": row.dense_updates,  # a given checkpoint's are told
+                "comparison": key,
+            }
             for row in self.rows
             if row.result.is_file()
         ]
 
     def record(self) -> None:
         """Write ``results.jsonl``; lines of other rows and settings stay in it."""
-        file = self.folder / "results.jsonl"
-        before = read([file]) if file.is_file() else []
         key = ("comparison", "model", "way", "seed")
-        replace_lines(file, before, self.lines(), key)
+        add_lines(self.folder / "results.jsonl", self.lines(), key)
 
 
 def compress_options(model: Model, extra: Sequence[str]) -> Tuple[str, ...]:

@@ -102,7 +102,7 @@ def _difference(
 ) -> str:
     if not dense or runs is dense:
         return ""
-    if len(dense) == 1:  # of a given checkpoint
+    if dense[0]["lr"] is None:  # not trained here: a given checkpoint
         dense = [{**dense[0], "seed": run["seed"]} for run in runs]
     return difference(runs, dense, key, form)
 

@@ -23,6 +23,9 @@ from .settings import ROOT
 from .stages import RunError
 from .training_log import log_entry
 
+DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN")
+"""In the log of a training that has failed, though not always in its last line."""
+
 POLL = 0.05
 """Seconds between looks at the log of a process."""
 
@@ -162,7 +165,8 @@ def follow(
     It holds the lock of the log's folder, and ends when this one does.
 
     Raises:
-        RunError: the command failed; its last line is in the message.
+        RunError: the command failed; the message has its last line, or the one that
+            says that the training has diverged.
     """
     with log.open("ab") as file:
         if file.tell() and not log.read_bytes().endswith(b"\n"):
@@ -178,10 +182,11 @@ def follow(
             pass_fds=inherited(log.parent),
             preexec_fn=end_with_parent,
         )
-    last = ""
+    last = diverged = ""
     try:
         for line in _lines_of(process, log, start):
             last = line.strip() or last
+            diverged = last if DIVERGED.search(line) else diverged
             yield line
     except BaseException:
         process.terminate()
@@ -190,7 +195,7 @@ def follow(
         failed = process.wait()
     if failed:
         name = Path(command[0]).name
-        raise RunError(f"{name} failed, see {log}: {last}")
+        raise RunError(f"{name} failed, see {log}: {diverged or last}")
 
 
 def _lines_of(process: subprocess.Popen, log: Path, start: int) -> Iterator[str]:

@@ -12,13 +12,14 @@ from data_prep.text import read_lines
 
 from .data import Data
 from .fairseq_process import follow, load_parameters
+from .flags import without_phm
 from .hardware import check_machine, precision_flags, threads_of_a_job
 from .options import parse_language_model, program
 from .run import USER_DIR, Run, go_and_print, runs_of
 from .settings import LanguageModel
 from .stages import RunError, Stage, errors_in_one_line, read_json
 from .training_log import lowest_loss
-from .translation import NEVER, without_phm
+from .translation import NEVER
 
 
 def main() -> None:
@@ -129,6 +130,7 @@ class LanguageModelRun(Run):
             "parameters": parameters["non_embedding"],
             "total_parameters": parameters["total"],
             "updates": self.experiment.training.updates,
+            "trained_updates": training["curve"][-1][0],  # fewer with --patience
             "lr": self.experiment.training.lr,
             "tokens_per_sample": self.experiment.tokens_per_sample,
             "validation_loss": lowest_loss(training),

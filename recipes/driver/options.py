@@ -7,6 +7,7 @@ They are checked before anything is installed: this needs nothing but Python.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from dataclasses import replace
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Tuple
 
 from data_prep import LANGUAGES, SPLITS, DataError
 
-from .models import DENSE, LM, Model
+from .flags import values_of
+from .models import DENSE, LM, WIDTHS, Model
 from .settings import (
     QUALITY_MODELS,
     ROOT,
@@ -50,6 +52,15 @@ NOT_EVERYWHERE = {
 }  # fmt: skip
 """Options that some recipes lack."""
 
+FLAGS = {
+    "--arch": ["--arch"], "--lr": ["--lr", "--lrs"],
+    "--max-epoch": ["--epochs", "--updates"], "--max-tokens": ["--max-tokens"],
+    "--max-update": ["--updates"], "--phm-n": ["--models"], "--save-dir": ["--out"],
+    "--seed": ["--seeds"], "--tokens-per-sample": ["--tokens-per-sample"],
+    "--warmup-updates": ["--warmup-updates"],
+}  # fmt: skip
+"""Flags of fairseq-train, and the options of recipes that make them."""
+
 
 def program(module: str) -> str:
     """Name what was called: the script, or the module that stands behind it."""
@@ -70,7 +81,7 @@ def parse_translation(arguments: Sequence[str]) -> Translation:
         first = next((m for m in given.models if m.family == "PHM"), DENSE)
         peers = [m for m in first.peers(training.arch) if m not in given.models]
         given.models = (*given.models, *peers)
-    _check_models(parser, given.models, training.arch)
+    _check_models(parser, given, training.arch)
     return Translation(**_shared(given), training=training, search=_search(given))
 
 
@@ -83,10 +94,8 @@ def parse_quality(arguments: Sequence[str]) -> Union[Quality, QualityReport]:
     _check_comparison(parser, given)
     own = SIZES[given.size].lr
     lrs = sorted(set(given.lrs or (own / 2, own, own * 2)))
-    if min(lrs) <= 0:
-        parser.error(f"--lrs {min(lrs)}: a learning rate is positive")
     training = _training(given)
-    _check_models(parser, given.models, training.arch, compared=True)
+    _check_models(parser, given, training.arch, compared=True)
     return Quality(
         **_shared(given), training=training, search=_search(given), lrs=tuple(lrs),
         views=tuple(given.views), validations=given.validations, rounds=given.rounds,
@@ -99,7 +108,7 @@ def parse_speed(arguments: Sequence[str]) -> Speed:
     given = _parse(parser, arguments, "parallel", as_published=False)
     _check_comparison(parser, given)
     training = _training(given)
-    _check_models(parser, given.models, training.arch, compared=True)
+    _check_models(parser, given, training.arch, compared=True)
     return Speed(
         **_shared(given), training=training, search=_search(given),
         sentences=given.sentences, rounds=given.rounds,
@@ -124,10 +133,7 @@ def parse_compress(arguments: Sequence[str]) -> Compression:
         given.updates_on or max(1, training.updates // 4), given.validations
     )
     on = replace(on, lr=training.lr / 4 if given.lr_on is None else given.lr_on)
-    for name, part in (("lr", training), ("lr-on", on)):
-        if part.lr <= 0:
-            parser.error(f"--{name} {part.lr}: a learning rate is positive")
-    _check_models(parser, given.models, training.arch)
+    _check_models(parser, given, training.arch)
     ways = [way for way in WAYS if way != "distilled" or given.distill]
     if given.rows:
         wanted = [row.replace("-", " ") for row in given.rows]
@@ -150,15 +156,19 @@ def parse_language_model(arguments: Sequence[str]) -> LanguageModel:
     given.arch = given.arch or size.arch.replace("phm_transformer", LM)
     if not given.arch.startswith(LM):
         parser.error(f"--arch {given.arch}: {LM}, or that with _small or _tiny")
-    given.name = given.name or given.raw.absolute().name
+    given.name = given.name or given.raw.resolve().name
     given.lines = size.lines if given.lines is None else given.lines
     given.vocab_size = given.vocab_size or size.vocab_size
-    _check_models(parser, given.models, given.arch)
+    _check_models(parser, given, given.arch)
     shared = _shared(given)
     shared["source"] = replace(shared["source"], languages=("txt",))
-    return LanguageModel(
-        **shared, training=_training(given), tokens_per_sample=given.tokens_per_sample
-    )
+    training, block = _training(given), given.tokens_per_sample
+    if block > training.max_tokens:
+        parser.error(
+            f"--tokens-per-sample {block}: longer than a batch, --max-tokens "
+            f"{training.max_tokens}"
+        )
+    return LanguageModel(**shared, training=training, tokens_per_sample=block)
 
 
 def parse_classification(arguments: Sequence[str]) -> Classification:
@@ -184,7 +194,7 @@ def parse_classification(arguments: Sequence[str]) -> Classification:
     if vectors and not vectors.is_file():
         parser.error(f"--vectors {vectors}: no such file")
     arch = given.arch or (paper and paper.arch) or "phm_lstm_classifier"
-    _check_models(parser, given.models, arch)
+    _check_models(parser, given, arch)
     if given.lines is None:
         given.lines = 2000 if tiny else 0
     return Classification(
@@ -539,12 +549,21 @@ def _parse(
     except ValueError as error:
         parser.error(f"--models {error}")
     given.models = tuple(
-        replace(model, wide=True) if given.wide and model.family != "dense" else model
-        for model in models
+        dict.fromkeys(
+            replace(m, wide=True) if given.wide and m.family != "dense" else m
+            for m in models
+        )
     )
+    given.seeds = list(dict.fromkeys(given.seeds))
     for name, value in vars(given).items():
+        option = f"--{name.replace('_', '-')}"
         if type(value) is int and value < (name not in ("lines", "node_rank")):
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+            parser.error(f"{option} must be at least 1")
+        if name in ("lr", "lrs", "lr_on") and value is not None:
+            for rate in value if name == "lrs" else [value]:
+                if not 0 < rate < math.inf:
+                    parser.error(f"{option} {rate:g}: a learning rate is positive")
+    _check_extra(parser, given.extra)
     if given.raw and not given.raw.is_dir():
         parser.error(f"--raw {given.raw}: no such folder")
     given.stages = _stages(parser, given)
@@ -595,10 +614,17 @@ def _check_comparison(
     if given.data_set == "cldr" and not given.src:
         given.src, given.tgt = "en", "de"
     _check_pairs(parser, given)
-    given.models = tuple(dict.fromkeys(given.models))
-    given.seeds = list(dict.fromkeys(given.seeds))
     if given.mean == "none":
         given.num_checkpoints = 1
+
+
+def _check_extra(parser: argparse.ArgumentParser, extra: Sequence[str]) -> None:
+    """Refuse flags after ``--`` that the recipe makes from its options."""
+    known = {name for action in parser._actions for name in action.option_strings}
+    for flag in values_of(extra):
+        option = next((name for name in FLAGS.get(flag, ()) if name in known), "")
+        if option:
+            parser.error(f"{flag} after --: the recipe has {option} for this")
 
 
 def _check_machine(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
@@ -614,18 +640,25 @@ def _check_machine(parser: argparse.ArgumentParser, given: argparse.Namespace) -
 
 def _check_models(
     parser: argparse.ArgumentParser,
-    models: Sequence[Model],
+    given: argparse.Namespace,
     arch: str,
     compared: bool = False,
 ) -> None:
     """Refuse models that the architecture has not, or what lacks the dense one."""
-    if compared and DENSE not in models:
+    if compared and DENSE not in given.models:
         parser.error("--models needs dense, which the others are compared with")
-    for model in models:
+    own_widths = any("dim" in word for word in given.extra)
+    for model in given.models:
         try:
             model.flags(arch)
         except ValueError as error:
             parser.error(f"--models {error}")
+        widths = None if own_widths else WIDTHS.get(arch)
+        if widths and (widths.attention % model.n or widths.ffn % model.n):
+            parser.error(
+                f"--models {model}: {model.n} does not divide the widths of {arch}, "
+                f"attention {widths.attention} and FFN {widths.ffn}"
+            )
 
 
 def _check_pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ done are kept, and their checkpoints are not.
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -19,11 +18,12 @@ from typing import Any, Collection, Dict, List, Mapping, Optional
 from data_prep.workspace import write_json
 
 from .data import Data
+from .fairseq_process import DIVERGED
 from .hardware import check_machine, provenance
 from .models import DENSE, Model
 from .options import parse_quality, program
-from .quality_report import EQUAL_TIME, EQUAL_UPDATES, SWEEP, read, report
-from .results import replace_lines
+from .quality_report import EQUAL_TIME, EQUAL_UPDATES, KEY, SWEEP, read, report
+from .results import add_lines
 from .settings import Quality, QualityReport
 from .stages import RunError, digest, errors_in_one_line, in_threads, read_json, step
 from .throughput import measure
@@ -32,8 +32,6 @@ from .translation import TranslationRun, training_flags
 
 SAME_SPEED = 0.03
 """Of the dense model's throughput: what is not further from it trains no longer."""
-
-DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN")
 
 
 def main() -> None:
@@ -50,7 +48,8 @@ def main() -> None:
         data.prepare(True)
         benchmark = Benchmark(experiment, data)
         benchmark.go()
-        print("\n" + report(benchmark.lines(), benchmark.folder, experiment.views))
+        lines = [x for x in read([benchmark.folder]) if x["benchmark"] == benchmark.key]
+        print("\n" + report(lines, benchmark.folder, experiment.views))
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Benchmark:
                 data.key, training.arch, experiment.extra, training.updates,
                 search.mean, search.num_checkpoints, search.beam, search.lenpen,
                 experiment.validations, training_flags(experiment), experiment.lrs,
-                experiment.machine.devices,
+                experiment.seeds[0], experiment.machine.devices,
             ]
         )  # fmt: skip
 
@@ -254,10 +253,8 @@ class Benchmark:
         ]
 
     def record(self) -> None:
-        """Write ``results.jsonl``; lines of other models and settings stay in it."""
-        file, lines = self.folder / "results.jsonl", self.lines()
-        before = read([file]) if file.is_file() else []
-        replace_lines(file, before, lines, ("benchmark", "model"))
+        """Add to ``results.jsonl``, in which what others have done stays."""
+        add_lines(self.folder / "results.jsonl", self.lines(), KEY)
 
 
 def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:

@@ -12,10 +12,13 @@ from data_prep import DataError
 
 from ..report import MARK, MARKED, data_text, difference, spread
 from .models import DENSE, Model
-from .results import Line, read_lines
+from .results import Line, read_lines, united
 from .settings import VIEWS
 
 SWEEP, EQUAL_UPDATES, EQUAL_TIME = "sweep", "equal updates", "equal time"
+KEY = ("benchmark", "model", "seed", "lr", "updates")
+"""What lines of the same run have in common."""
+
 NEEDED = (
     "experiment", "model", "seed", "size", "updates", "lr", "diverged", "converged",
     "part_of", "dense_updates", "benchmark",
@@ -108,7 +111,7 @@ def at_equal_updates(lines: Sequence[Line]) -> Iterator[List[List[Line]]]:
 
 def _benchmarks(lines: Sequence[Line]) -> List[List[Line]]:
     groups: Dict[str, List[Line]] = {}
-    for line in lines:
+    for line in united(lines, KEY):
         groups.setdefault(line["benchmark"], []).append(line)
     return list(groups.values())
 

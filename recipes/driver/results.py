@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from threading import Lock
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Sequence
 
 from data_prep import DataError
 from data_prep.workspace import atomic_path
@@ -23,40 +23,55 @@ def note(line: Line, file: Path) -> None:
         line: what a run has given.
         file: JSON lines of all runs; made if it is not there.
     """
-    text = json.dumps(line, ensure_ascii=False) + "\n"
-    with _one_at_a_time, file.open("a+", encoding="utf-8") as lines:
+    text = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+    with _one_at_a_time, file.open("ab+") as lines:
         lines.seek(0)
         known = lines.read()
-        whole, end, torn = known.rpartition("\n")
+        whole, end, torn = known.rpartition(b"\n")
         if torn and _is_json(torn):
-            lines.write("\n")
-            whole, end = known, "\n"
+            lines.write(b"\n")
+            whole, end = known, b"\n"
         elif torn:
-            lines.truncate(len((whole + end).encode()))
+            lines.truncate(len(whole + end))
         if text not in (whole + end).splitlines(keepends=True):
             lines.write(text)
 
 
-def replace_lines(
-    file: Path, before: Sequence[Line], lines: Sequence[Line], key: Sequence[str]
-) -> None:
-    """Write lines, after those there were before that have another key.
+def add_lines(file: Path, lines: Sequence[Line], key: Sequence[str]) -> None:
+    """Unite lines with those that are in a file, see :func:`united`.
 
     Args:
-        file: replaced as a whole.
-        before: what was in it.
+        file: replaced as a whole; made if it is not there.
         lines: what is known now.
-        key: entries that lines of the same kind have in common.
+        key: entries that lines of the same run have in common.
+
+    Raises:
+        DataError: a line of the file is none.
     """
-
-    def kind(line: Line) -> List[Any]:
-        return [line[name] for name in key]
-
-    mine = [kind(line) for line in lines]
-    others = [line for line in before if kind(line) not in mine]
+    before = read_lines([file], lambda line: key) if file.is_file() else []
     with atomic_path(file) as partial, partial.open("w", encoding="utf-8") as out:
-        for line in [*others, *lines]:
+        for line in united([*before, *lines], key):
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def united(lines: Iterable[Line], key: Sequence[str]) -> List[Line]:
+    """Make one line of those of the same run: the last one counts.
+
+    It keeps what only earlier ones tell, and is part of all that they are part of.
+
+    >>> lines = [{"model": "4", "part_of": ["sweep"]}, {"model": "4", "bleu": 9}]
+    >>> united(lines, ["model"])
+    [{'model': '4', 'part_of': ['sweep'], 'bleu': 9}]
+    """
+    found: Dict[str, Line] = {}
+    for line in lines:
+        before = found.get(kind := json.dumps([line[name] for name in key]), {})
+        line = {**before, **line}
+        if "part_of" in before:
+            parts = [*before["part_of"], *line["part_of"]]
+            line["part_of"] = list(dict.fromkeys(parts))
+        found[kind] = line
+    return list(found.values())
 
 
 def read_lines(
@@ -74,8 +89,7 @@ def read_lines(
     lines = []
     for path in paths:
         file = path / "results.jsonl" if path.is_dir() else path
-        text = file.read_text(encoding="utf-8")
-        for number, row in enumerate(text.splitlines(), start=1):
+        for number, row in enumerate(text_of(file).splitlines(), start=1):
             try:
                 line = json.loads(row)
                 missing = [key for key in needed(line) if key not in line]
@@ -88,7 +102,19 @@ def read_lines(
     return lines
 
 
-def _is_json(text: str) -> bool:
+def text_of(file: Path) -> str:
+    """Read a file of JSON lines.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8, byte {error.start}") from None
+
+
+def _is_json(text: bytes) -> bool:
     try:
         json.loads(text)
     except ValueError:

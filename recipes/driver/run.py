@@ -16,6 +16,7 @@ from data_prep.workspace import write_json
 from ..report import tables
 from .data import AnyData
 from .fairseq_process import train
+from .flags import values_of
 from .hardware import provenance, threads_of_a_job, train_command
 from .lock import locked
 from .models import Model
@@ -119,7 +120,7 @@ class Run(ABC):
     def train(self) -> None:
         """Fill the folder with checkpoints."""
         machine, arguments = self.experiment.machine, self.training_arguments
-        patience = any(word.split("=")[0] == "--patience" for word in arguments)
+        patience = "--patience" in values_of(arguments)
         train(
             self.title, [*train_command(machine, patience), *arguments],
             self.folder, threads=threads_of_a_job(machine), node=machine.node_rank,

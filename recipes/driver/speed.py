@@ -14,7 +14,7 @@ from .data import Data
 from .fairseq_process import quiet
 from .hardware import check_machine, precision_flags, provenance
 from .options import parse_speed, program
-from .results import Line, replace_lines
+from .results import Line, add_lines
 from .settings import Speed
 from .speed_report import read, tables
 from .stages import digest, errors_in_one_line, step
@@ -31,8 +31,7 @@ def main() -> None:
         data.prepare(True)
         lines = results(experiment, data)
         file = experiment.folder / "results.jsonl"
-        before = read([file]) if file.is_file() else []
-        replace_lines(file, before, lines, ("benchmark", "model"))
+        add_lines(file, lines, ("benchmark", "model"))
         text = tables(read([file]))
         (experiment.folder / "tables.md").write_text(text + "\n", encoding="utf-8")
         print("\n" + text)
@@ -50,7 +49,9 @@ def results(experiment: Speed, data: Data) -> List[Line]:
     with quiet():
         sizes = {run.model: count_parameters(built(run)[-1]) for run in runs}
     name = experiment.source.data_set
-    published = load(name).paper.speed if name else {}
+    declared = load(name) if name else data.set
+    same = declared.languages == data.set.languages  # not the other direction
+    published = declared.paper.speed if same else {}
     about = {
         "experiment": experiment.name,
         "size": experiment.size,

@@ -18,6 +18,7 @@ from ..report import tables
 from ..score import compare, score
 from .data import Data
 from .fairseq_process import follow, load_parameters, require_checkpoint, tool
+from .flags import without_phm
 from .hardware import check_machine, precision_flags, threads_of_a_job
 from .models import DENSE
 from .options import parse_translation, program
@@ -273,10 +274,12 @@ class TranslationRun(Run):
             "parameters": parameters["non_embedding"],
             "total_parameters": parameters["total"],
             "updates": settings.updates,
+            "trained_updates": training["curve"][-1][0],  # fewer with --patience
             "lr": settings.lr,
             "validation_loss": lowest_loss(training),
             **scores,
             "mean": search.mean,
+            "num_checkpoints": search.num_checkpoints,
             **decoding,
             "beam": search.beam,
             "lenpen": search.lenpen,
@@ -317,17 +320,6 @@ def training_flags(experiment: Translation) -> List[str]:
         *training.schedule_flags,
         *precision_flags(experiment.machine), *(layers if training.layers else []),
     ]  # fmt: skip
-
-
-def without_phm(flags: Sequence[str]) -> List[str]:
-    """Leave --phm-... and their values out of flags, for the dense twin."""
-    kept, dropping = [], False
-    for flag in flags:
-        if flag.startswith("--"):
-            dropping = flag.startswith("--phm-")
-        if not dropping:
-            kept.append(flag)
-    return kept
 
 
 def numbered(folder: Path) -> List[Path]:

@@ -1,0 +1,37 @@
+"""Flags of fairseq-train, as the words of a command line."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterable, List
+
+
+def values_of(words: Iterable[str]) -> Dict[str, List[str]]:
+    """Read flags with their values; as in fairseq, the last one of a name counts.
+
+    >>> values_of(["--lr", "0.1", "--betas", "0.9", "0.98", "--lr=0.2", "--fp16"])
+    {'--lr': ['0.2'], '--betas': ['0.9', '0.98'], '--fp16': []}
+    """
+    found: Dict[str, List[str]] = {}
+    flag = ""
+    for word in words:
+        if word.startswith("--"):
+            flag, given, value = word.partition("=")
+            found[flag] = [value] if given else []
+        else:
+            found.setdefault(flag, []).append(word)
+    return found
+
+
+def without_phm(words: Iterable[str]) -> List[str]:
+    """Leave ``--phm-...`` and their values out, for the dense twin.
+
+    >>> without_phm(["--lr", "0.1", "--phm-rule-lr", "8", "--fp16"])
+    ['--lr', '0.1', '--fp16']
+    """
+    kept, dropping = [], False
+    for word in words:
+        if word.startswith("--"):
+            dropping = word.startswith("--phm-")
+        if not dropping:
+            kept.append(word)
+    return kept
