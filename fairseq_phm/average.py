@@ -73,7 +73,11 @@ def average(paths: List[Path], mean: str = "factors") -> Average:
     distances: Dict[str, Dict[str, float]] = {kind: {} for kind in MEANS if read.layers}
     for rule, blocks in read.layers.items():
         found = {"factors": {key: result[key] for key in (rule, *blocks)}}
-        found["weights"] = _mean_of_weights(rule, blocks, read.factors)
+        try:
+            found["weights"] = _mean_of_weights(rule, blocks, read.factors)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise DataError(f"{rule} and its blocks do not fit: {reason}") from None
         for kind, distance in _distances(rule, blocks, found, read.factors).items():
             distances[kind][rule] = distance
         result.update(found[mean])

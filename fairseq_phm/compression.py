@@ -42,6 +42,7 @@ from .substitution import count_parameters
 Arguments = Union[Namespace, DictConfig]
 SECTIONS = ("encoder", "decoder")
 ATTENTION_DIM = PREFIX + "attention_dim"
+LM = PREFIX + "transformer_lm"
 BAD_INPUT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What fairseq raises for options and entries that do not make a model."""
 
@@ -116,6 +117,11 @@ def compress(checkpoint: Dict[str, Any], options: Mapping[str, Any]) -> Compress
     _refuse_phm(state)
     stored = _arguments(checkpoint)
     name, architecture = _phm_model(stored)
+    if name == LM and not getattr(stored, "decoder_normalize_before", True):
+        raise DataError(
+            f"its layers normalize after, those of {name} before: train it with "
+            "--decoder-normalize-before"
+        )
     chosen = _phm_options(name, options, stored)
     try:
         dense, model = _build(name, stored, chosen, state)

@@ -3,9 +3,10 @@
 import errno
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Iterator, Optional
+from uuid import uuid4
 
 from .errors import DataError
 
@@ -25,7 +26,7 @@ def written_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
     Raises:
         DataError: the file cannot be written; nothing is left of it.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = _beside(path, "partial")
     try:
         with partial.open(mode, **options) as file:
             yield file
@@ -33,7 +34,8 @@ def written_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: {_reason(error, path)}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 @contextmanager
@@ -49,20 +51,18 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     Raises:
         DataError: it cannot be written; nothing is left of it.
     """
-    partial, former = (path.with_name(f"{path.name}.{e}") for e in ("partial", "old"))
+    partial, former = _beside(path, "partial"), _beside(path, "old")
     try:
-        _remove(partial)
         partial.mkdir()
         yield partial
         if path.exists() or path.is_symlink():
-            _remove(former)
             os.replace(path, former)
         os.replace(partial, path)
         _remove(former)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: {_reason(error, path)}") from None
     finally:
-        if partial.exists():
+        with suppress(OSError):
             _remove(partial)
 
 
@@ -72,19 +72,32 @@ def refuse_existing(output: Path, force: bool, *inputs: Path) -> None:
     Args:
         output: file or folder to write.
         force: it may exist.
-        inputs: files that it must not be.
+        inputs: files that it must not be, and must not hold.
 
     Raises:
-        DataError: it exists, is an input, or has no folder.
+        DataError: it exists, is an input or a folder around one, or has no folder.
     """
-    if not output.absolute().parent.is_dir():
-        raise DataError(f"{output}: no such folder: {output.absolute().parent}")
-    if not output.exists():
-        return
-    if any(path.exists() and output.samefile(path) for path in inputs):
-        raise DataError(f"{output}: is the input")
+    try:
+        if not output.absolute().parent.is_dir():
+            raise DataError(f"{output}: no such folder: {output.absolute().parent}")
+        if not output.exists():
+            return
+        if any(path.exists() and output.samefile(path) for path in inputs):
+            raise DataError(f"{output}: is the input")
+        for path in inputs:
+            if output.resolve() in path.resolve().parents:
+                raise DataError(f"{output}: holds the input {path}")
+    except OSError as error:
+        raise DataError(f"{output}: {error.strerror}") from None
     if not force:
         raise DataError(f"{output}: exists; --force replaces it")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """Return a name in the same folder that nothing has."""
+    if not path.name:
+        raise DataError(f"{path}: is a folder")
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}.{ending}")
 
 
 def _reason(error: BaseException, path: Path) -> str:

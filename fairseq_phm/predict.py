@@ -5,7 +5,7 @@ python -m fairseq_phm.predict --path checkpoint_best.pt --input new.tsv --output
 
 import os
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from fairseq import utils
@@ -58,10 +58,12 @@ def predict(
         DataError: a checkpoint that is missing or of another task, or a fault in the
             file, with its line.
     """
-    task, models = None, []
-    for path in paths:
-        model, task = _load(path, task)
-        models.append(model)
+    found = [_load(path) for path in paths]
+    models, task = [model for model, _ in found], found[0][1]
+    for path, (_, other) in zip(paths, found):
+        for what, known in _agreed(task).items():
+            if _agreed(other)[what] != known:
+                raise DataError(f"{path}: has other {what} than {paths[0]}")
     examples = read_examples(
         tsv, task.columns, task.tokenize, task.labels, task.cfg.header, False
     )
@@ -85,8 +87,14 @@ def predict(
     )
 
 
-def _load(path: str, task: Optional[FairseqTask]) -> Tuple[nn.Module, FairseqTask]:
-    """Load a classifier, and its task if none is given.
+def _agreed(task: FairseqTask) -> Dict[str, Any]:
+    """What tasks have in common whose models' probabilities are averaged."""
+    words = task.state.vocabulary["words"]
+    return {"labels": task.labels, "columns": task.columns, "words": words}
+
+
+def _load(path: str) -> Tuple[nn.Module, FairseqTask]:
+    """Load a classifier and its task.
 
     Raises:
         DataError: it cannot be read, or is a model of another task.
@@ -98,7 +106,7 @@ def _load(path: str, task: Optional[FairseqTask]) -> Tuple[nn.Module, FairseqTas
         name = task_options(checkpoint).get("_name", "none")
         if name != TASK:
             raise DataError(f"a model of another task: {name}, not {TASK}")
-        models, _, task = load_model_ensemble_and_task([path], task=task)
+        models, _, task = load_model_ensemble_and_task([path])
     except Exception as error:  # fairseq raises any kind for a foreign file
         reason = (str(error).splitlines() or [""])[0]
         if not isinstance(error, DataError):

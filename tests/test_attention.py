@@ -220,6 +220,18 @@ def test_queries_without_a_key_get_zeros(weights, causal):
     assert query.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("queries,sentences", [(3, 0), (0, 2)])
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("weights", [False, True])
+def test_nothing_to_attend(queries, sentences, cross, weights):
+    ours, _ = attention_pair("separate", cross)
+    query = torch.randn(queries, sentences, WIDTH)
+    key = torch.randn(LENGTH, sentences, WIDTH) if cross else query
+    y, shares = ours(query, key, key, need_weights=weights)
+    assert y.shape == query.shape
+    assert not weights or shares.shape == (sentences, queries, len(key))
+
+
 def test_half_precision_and_autocast():
     for maps in ("dense", "separate", "fused"):
         ours, theirs = attention_pair(maps)

@@ -303,7 +303,7 @@ def rules_of_others():
 def test_bad_options_end_in_one_line(command, tmp_path):
     (path,) = write(tmp_path, PHMLinear(8, 8, n=2), [1])
     for arguments, message in [
-        (("--inputs", path, "--output", path), "is one of the inputs"),
+        (("--inputs", path, "--output", path), "is the input"),
         (("--inputs", path, "--output", tmp_path / "no" / "x.pt"), "no such folder"),
         (
             ("--inputs", path, "--output", tmp_path / "x.pt", "--num-checkpoints", 0),

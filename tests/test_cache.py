@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import tiny_transformer
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from fairseq_phm import PHMLSTM, PHMLinear
 from fairseq_phm.modules import PHMLinearRows
@@ -83,6 +84,32 @@ def test_never_stale(layer, edit):
     assert weight_of(layer).dtype != before.dtype or not torch.equal(
         weight_of(layer), before
     )
+
+
+class Half(nn.Module):
+    def forward(self, values):
+        return values / 2
+
+
+@pytest.mark.parametrize("how", ["pruned", "parametrized"])
+@pytest.mark.parametrize("name", ["blocks", "rule", "scaled_rule", "scaled_rule_v"])
+@torch.no_grad()
+def test_factors_that_torch_computes(how, name):
+    rank, rate = 3 * name.endswith("v"), 8 if "scaled" in name else 1
+    layer = PHMLinear(16, 24, 4, rule_rank=rank, rule_lr=rate)
+    if how == "pruned":
+        prune.random_unstructured(layer, name, 0.5)
+        held = getattr(layer, f"{name}_orig")
+    else:
+        parametrize.register_parametrization(layer, name, Half())
+        held = layer.parametrizations[name].original
+    layer.eval()
+    x = torch.randn(3, 16)
+    for _ in range(2):
+        expected = nn.functional.linear(x, layer.build_weight(), layer.bias)
+        torch.testing.assert_close(layer(x), expected)
+        held.mul_(2)
+        assert not torch.allclose(layer(x), expected)
 
 
 def test_gradients_flow_in_eval_mode(layer):

@@ -3,6 +3,7 @@
 import argparse
 import random
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -113,6 +114,38 @@ def test_prediction_does_not_depend_on_the_batch(corpus, trained):
     torch.testing.assert_close(one.scores, many.scores, atol=1e-5, rtol=0)
     alone = [predict([path], corpus / "test.tsv").scores for path in paths]
     torch.testing.assert_close(sum(alone) / 2, many.scores, atol=1e-5, rtol=0)
+
+
+def test_nothing_that_is_read_is_overwritten(corpus, trained, tmp_path):
+    model, rows = tmp_path / "a.pt", tmp_path / "rows.tsv"
+    shutil.copy(trained[0] / "checkpoint_best.pt", model)
+    shutil.copy(corpus / "test.tsv", rows)
+    for output in (model, rows):
+        before = output.read_bytes()
+        done = predict_command("--path", model, "--input", rows, "--output", output)
+        assert done.returncode == 1 and f"error: {output}: is the input" in done.stderr
+        assert output.read_bytes() == before
+
+
+def test_its_parameters_are_listed_and_it_has_no_dense_counterpart(trained, tmp_path):
+    model = str(trained[0] / "checkpoint_best.pt")
+    state = torch.load(model, weights_only=False)["model"]
+    done = python("-m", "fairseq_phm", "params", model)
+    total = sum(v.numel() for k, v in state.items() if k != "words.fixed")
+    assert f" {total:,} " in done.stdout.splitlines()[-1], done.stderr
+    done = python("-m", "fairseq_phm", "densify", model, tmp_path / "x.pt")
+    assert "phm_lstm_classifier has no counterpart in fairseq" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["labels", "words"])
+def test_models_that_know_something_else_are_not_averaged(trained, tmp_path, what):
+    first, other = trained[0] / "checkpoint_best.pt", tmp_path / "other.pt"
+    state = torch.load(first, weights_only=False)
+    known = state["task_state"]["vocabulary"]
+    known[what] = [*known[what][1:], known[what][0]]
+    torch.save(state, other)
+    with pytest.raises(DataError, match=f"other.pt: has other {what} than .*_best.pt"):
+        predict([str(first), str(other)], tmp_path / "rows.tsv")
 
 
 def test_fixed_vectors_stay_and_the_rest_learns(corpus, trained):
@@ -229,7 +262,8 @@ def test_wrong_width_of_vectors(corpus, tmp_path):
     [
         ({"--path": "none.pt"}, "none.pt: no such checkpoint"),
         ({"--input": "none.tsv"}, "none.tsv: No such file or directory"),
-        ({"--output": "no/such/folder.tsv"}, "folder.tsv: No such file or directory"),
+        ({"--output": "no/such/folder.tsv"}, "folder.tsv: no such folder: "),
+        ({"--output": "."}, "error: .: "),
         ({"--input": "a\tb\tperhaps\n"}, ":1: unknown label 'perhaps'"),
     ],
 )

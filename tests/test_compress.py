@@ -283,7 +283,7 @@ def test_lstms(flags, tmp_path):
     assert ((new - gate).norm() / gate.norm()).item() == pytest.approx(error, rel=1e-4)
 
 
-def test_language_models(tmp_path):
+def test_language_models(tmp_path, capsys):
     args = argparse.Namespace(
         arch="transformer_lm", decoder_embed_dim=32, decoder_ffn_embed_dim=64,
         decoder_layers=2, decoder_attention_heads=4, max_target_positions=64,
@@ -297,6 +297,11 @@ def test_language_models(tmp_path):
     out, errors = compress(write(tmp_path, dense, args), "--n", 4)
     assert torch.load(out)["args"].arch == "phm_transformer_lm"
     assert len(errors["layers"]) == 12 and 0 < errors["error"] < 1
+    assert " --task language_modeling " in capsys.readouterr().out
+    args.decoder_normalize_before = False  # as --arch transformer_lm has it
+    post = MODEL_REGISTRY["transformer_lm"].build_model(copy.deepcopy(args), task)
+    with pytest.raises(DataError, match="train it with --decoder-normalize-before"):
+        compress(write(tmp_path, post, args), "--n", 4, "--force")
 
 
 def test_a_phm_model_with_n_1(tmp_path):
@@ -403,6 +408,10 @@ def test_bad_input_is_one_line(spoil, message, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
     if "exists" in message:
         compress(path, "--n", 4, "--force")
+        with pytest.raises(DataError, match="phm.pt: is OUT, the checkpoint"):
+            out = path.with_name("phm.pt")
+            compress(path, "--n", 4, "--force", "--json", out)
+        assert torch.load(out)["model"]
 
 
 def test_the_command_line_trains_it_on(tmp_path):

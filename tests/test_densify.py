@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -308,8 +309,9 @@ def test_bad_input_is_one_line(data, texts, trained, tmp_path):
     assert not out.exists()
 
 
-def test_a_full_disk_leaves_nothing(trained, tmp_path):
-    (tmp_path / "out.pt.partial").symlink_to("/dev/full")
+def test_a_full_disk_leaves_nothing(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("fairseq_phm.files.uuid4", lambda: SimpleNamespace(hex="0"))
+    (tmp_path / "out.pt.0.partial").symlink_to("/dev/full")
     assert "out.pt: " in refused("densify", trained["pairs"], tmp_path / "out.pt")
     assert not list(tmp_path.iterdir())
 

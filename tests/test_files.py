@@ -1,5 +1,6 @@
 """Files on a full disk: one line that names the file, and nothing is left of it."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 
 from data_prep import DataError as CorpusError
 from data_prep import workspace
-from fairseq_phm import DataError
+from fairseq_phm import DataError, files
 from fairseq_phm.checkpoint import write_checkpoint
-from fairseq_phm.files import folder_written_whole, written_whole
+from fairseq_phm.files import folder_written_whole, refuse_existing, written_whole
 
 
 def write_text(path):
@@ -41,9 +42,10 @@ WRITERS = {
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_full_disk_is_one_line_with_the_path(tmp_path, monkeypatch, write):
     path = tmp_path / "a"
-    monkeypatch.setattr(workspace, "uuid4", lambda: SimpleNamespace(hex="0"))
+    for module in (workspace, files):
+        monkeypatch.setattr(module, "uuid4", lambda: SimpleNamespace(hex="0"))
     if write not in (write_folder, write_tensors):
-        for name in ("a.partial", ".making-a-0"):
+        for name in ("a.0.partial", ".making-a-0"):
             (tmp_path / name).symlink_to("/dev/full")
     with pytest.raises((DataError, CorpusError)) as caught:
         write(path)
@@ -52,5 +54,37 @@ def test_a_full_disk_is_one_line_with_the_path(tmp_path, monkeypatch, write):
     if write is write_tensors:  # torch does not tell
         reason = "it cannot be written: is the disk full?"
     assert line.startswith(f"{path}: {reason}") and "\n" not in line
-    left = {"a.partial", ".making-a-0"} & {one.name for one in tmp_path.iterdir()}
+    left = {"a.0.partial", ".making-a-0"} & {one.name for one in tmp_path.iterdir()}
     assert not path.exists() and len(left) < 2
+
+
+def test_what_others_have_beside_it_stays(tmp_path):
+    made, others = tmp_path / "m", ["m.old", "m.partial"]
+    for name in [*others, "m"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis").write_text("mine")
+    with folder_written_whole(made) as folder:
+        (folder / "a").write_text("text")
+    assert [one.name for one in made.iterdir()] == ["a"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["m", *others]
+    assert all((tmp_path / name / "thesis").exists() for name in others)
+
+
+def test_outputs_that_cannot_be(tmp_path, monkeypatch):
+    model = tmp_path / "run" / "best.pt"
+    model.parent.mkdir()
+    model.touch()
+    monkeypatch.chdir(tmp_path)
+    for output, message in [
+        ("run", f"run: holds the input {model}"),
+        ("run/best.pt", "run/best.pt: is the input"),
+        ("none/x", "none/x: no such folder: "),
+        ("x" * 300, "File name too long"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            refuse_existing(Path(output), True, model)
+    for write in (write_text, write_folder):
+        for output, message in [(".", "is a folder"), ("x" * 250, "name too long")]:
+            with pytest.raises(DataError, match=message):
+                write(Path(output))
+    assert [one.name for one in tmp_path.iterdir()] == ["run"]

@@ -210,6 +210,20 @@ def test_rule_values():
             dict(in_features=8, out_features=8, n=2, rule=nn.Parameter(torch.ones(4))),
             "has size 4, but n=2",
         ),
+        (
+            dict(
+                in_features=8,
+                out_features=8,
+                n=2,
+                rule=PHMLinear(8, 8, 4),
+                freeze_rule=True,
+            ),
+            "shared rule has n=4, rule_rank=0, the layer n=2",
+        ),
+        (
+            dict(in_features=8, out_features=8, n=2, rule=nn.Linear(2, 2)),
+            "no PHM layer to take the rule of: Linear",
+        ),
     ],
 )
 def test_errors(options, message):
@@ -259,6 +273,35 @@ def test_shared_rule_is_stored_once_and_has_one_gradient(name):
         assert len(gradients) == 3
         (own,) = (p.grad for n, p in model.named_parameters() if n.endswith(factor))
         torch.testing.assert_close(own, sum(gradients))
+
+
+def test_two_rules_do_not_load_into_one():
+    """Two layers of a checkpoint that shared nothing, one rule here."""
+    owner = PHMLinear(8, 8, 2)
+    tied = nn.Sequential(owner, PHMLinear(8, 8, 2, rule=owner))
+    apart = nn.Sequential(PHMLinear(8, 8, 2, rule="random"), PHMLinear(8, 8, 2))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="0.rule and 1.rule are one here and di"):
+            tied.load_state_dict(apart.state_dict())
+    apart[1].rule = apart[0].rule
+    tied.load_state_dict(apart.state_dict())
+    assert torch.equal(tied[1].weight, apart[1].weight)
+    other = PHMLinear(8, 8, 2, rule="random")
+    tied[1].load_state_dict(other.state_dict())  # another call may change it
+    assert torch.equal(tied[0].rule, other.rule)
+
+
+def test_a_frozen_rule_that_is_unfrozen_learns():
+    layer = PHMLinear(512, 512, n=4, rule="quaternion", freeze_rule=True)
+    layer.rule = nn.Parameter(layer.rule.clone())
+    layer(torch.randn(300, 512)).sum().backward()
+    assert layer.rule.grad.abs().sum() > 0
+
+
+def test_values_of_another_shape_are_no_rule():
+    layer = PHMLinear(8, 8, n=4)
+    with pytest.raises(ValueError, match=r"rule has the shape \(4, 4, 4\), not \(4, 4"):
+        layer.rule = torch.eye(4)
 
 
 def test_shared_rule_loads_strictly():

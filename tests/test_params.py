@@ -102,6 +102,14 @@ def test_a_checkpoint(table, tmp_path):
         (["--arch", "phm_transformer", "--phm-n", "3"], "nearest n that fit: 2, 4"),
         (["--arch", "phm_lstm_classifier"], "error: --arch phm_lstm_classifier: "),
         (["--arch", "phm_transformer", "--vocab-size", "2"], "at least 5 symbols"),
+        (
+            ["--arch", "phm_transformer", "--encoder-embed-path", "none.txt"],
+            "error: --arch phm_transformer: ",
+        ),
+        (
+            ["--arch", "phm_transformer_lm", "--adaptive-softmax-cutoff", "20000"],
+            "error: --arch phm_transformer_lm: cannot specify cutoff larger",
+        ),
         ([], "a checkpoint or --arch is needed"),
     ],
 )

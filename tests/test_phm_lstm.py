@@ -162,3 +162,14 @@ def test_errors(task, options, message):
         build(PHMLSTMModel, "phm_lstm", task, **options)
     with pytest.raises(ValueError, match="Linear has no nn.LSTM"):
         substitute_lstm(nn.Linear(2, 2), 2)
+    with pytest.raises(ValueError, match="^0: proj_size=4: a PHM LSTM has no proj"):
+        substitute_lstm(nn.Sequential(nn.LSTM(8, 8, proj_size=4)), 2)
+
+
+def test_an_lstm_itself_and_one_in_two_places():
+    new = substitute_lstm(nn.LSTM(8, 8), 2)
+    assert isinstance(new, PHMLSTM)
+    new.flatten_parameters()  # as nn.LSTM has it
+    shared = nn.LSTM(8, 8)
+    model = substitute_lstm(nn.ModuleDict({"a": shared, "b": shared}), 2)
+    assert isinstance(model["a"], PHMLSTM) and model["b"] is model["a"]

@@ -12,6 +12,7 @@ The module is imported when its subcommand is called.
 
 import argparse
 import ast
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -101,24 +102,28 @@ def run_command(
 
     logger = logging.getLogger("fairseq_phm")
     level = logger.level
-    module = import_module(f"fairseq_phm.commands.{name}")
-    parser = argparse.ArgumentParser(
-        prog=program or f"{PROGRAM} {name}",
-        description=getattr(module, "DESCRIPTION", module.HELP + "."),
-        allow_abbrev=False,
-    )
-    module.add_arguments(parser)
-    if hasattr(module, "parse"):
-        options = module.parse(parser, arguments)
-    else:
-        options = parser.parse_args(arguments)
     try:
+        module = import_module(f"fairseq_phm.commands.{name}")
+        parser = argparse.ArgumentParser(
+            prog=program or f"{PROGRAM} {name}",
+            description=getattr(module, "DESCRIPTION", module.HELP + "."),
+            allow_abbrev=False,
+        )
+        module.add_arguments(parser)
+        if hasattr(module, "parse"):
+            options = module.parse(parser, arguments)
+        else:
+            options = parser.parse_args(arguments)
         logger.setLevel(logging.WARNING)
         module.run(options)
+        sys.stdout.flush()
     except DataError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; nothing was written")
+    except BrokenPipeError:  # as of | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     finally:
         logger.setLevel(level)
 

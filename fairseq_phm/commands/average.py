@@ -6,6 +6,7 @@ from pathlib import Path
 from ..average import MEANS, average, find_checkpoints
 from ..checkpoint import write_checkpoint
 from ..errors import DataError
+from ..files import refuse_existing
 
 HELP = "write the mean of several checkpoints of one training"
 DESCRIPTION = (
@@ -38,11 +39,8 @@ def run(options: argparse.Namespace) -> None:
     """
     if options.num_checkpoints < 1:
         raise DataError("--num-checkpoints must be at least 1")
-    if not options.output.absolute().parent.is_dir():
-        raise DataError(f"--output {options.output}: no such folder")
     paths = find_checkpoints(options.inputs, options.num_checkpoints)
-    if options.output.exists() and any(map(options.output.samefile, paths)):
-        raise DataError(f"{options.output}: is one of the inputs")
+    refuse_existing(options.output, True, *paths)
     made = average(paths, options.mean)
     write_checkpoint(made.checkpoint, options.output)
     print(

@@ -77,12 +77,14 @@ def run(options: argparse.Namespace) -> None:
         DataError: IN is no dense checkpoint of a known model, the options do not fit,
             or a file exists or cannot be written.
     """
-    outputs = [options.output] + ([options.json] if options.json else [])
-    for path in outputs:
-        refuse_existing(path, options.force, options.input)
+    refuse_existing(options.output, options.force, options.input)
+    if options.json:
+        refuse_existing(options.json, options.force, options.input)
+        if options.json.resolve() == options.output.resolve():
+            raise DataError(f"--json {options.json}: is OUT, the checkpoint")
     checkpoint = read_checkpoint(options.input)
     require_fairseq("compression")
-    from ..compression import compress
+    from ..compression import LM, compress
 
     chosen = {name: getattr(options, name) for name in OPTIONS}
     chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -101,6 +103,8 @@ def run(options: argparse.Namespace) -> None:
         flag if value is True else f"{flag} {value}"
         for flag, value in zip(flags, chosen.values())
     ]
+    if made.architecture.startswith(LM):
+        words.insert(0, "--task language_modeling")
     print(
         f"\nTo train it on: fairseq-train DATA --user-dir fairseq_phm "
         f"--arch {made.architecture} {' '.join(words)} "

@@ -63,7 +63,9 @@ def run(options: argparse.Namespace) -> None:
     require_fairseq("export")
     from ..exports.source import open_source
 
-    refuse_existing(options.output, options.force, options.input)
+    others = (options.data, options.sentences, options.sentencepiece)
+    inputs = [options.input, *filter(None, others)]
+    refuse_existing(options.output, options.force, *inputs)
     if options.to in FILES and options.output.is_dir():
         raise DataError(f"{options.output}: is a folder")
     checkpoint = read_checkpoint(options.input)

@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
     from ..checkpoint import read_checkpoint
 
     require_fairseq("params")
-    from ..rebuild import build, rebuild
+    from ..rebuild import BAD_MODEL, build, one_line, rebuild
 
     if options.checkpoint:
         checkpoint = read_checkpoint(options.checkpoint)
@@ -132,10 +132,8 @@ def run(options: argparse.Namespace) -> None:
             raise DataError("a vocabulary has at least 5 symbols, four special ones")
         try:
             model = build(options.model, *sizes).model
-        except (AttributeError, ValueError, TypeError, RuntimeError) as error:
-            raise DataError(
-                f"--arch {options.arch}: {str(error).splitlines()[0]}"
-            ) from None
+        except BAD_MODEL as error:
+            raise DataError(f"--arch {options.arch}: {one_line(error)}") from None
     print(table(rows(model)))
 
 

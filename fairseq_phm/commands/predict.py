@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from ..errors import DataError
+from ..files import refuse_existing
 
 HELP = "write labels and scores for a TSV file, from trained classifiers"
 DESCRIPTION = (
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> None:
 
     from .. import require_fairseq
 
+    paths = options.path.split(":")
+    refuse_existing(options.output, True, options.input, *map(Path, paths))
     require_fairseq("predict")
     from ..predict import predict, write
 
@@ -42,7 +45,6 @@ def run(options: argparse.Namespace) -> None:
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
     device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
-    paths = options.path.split(":")
     predictions = predict(paths, options.input, options.batch_size, device)
     write(predictions, options.output)
     print(f"{len(predictions.scores)} rows", end="")

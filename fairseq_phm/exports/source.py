@@ -17,6 +17,7 @@ from ..rebuild import (
     dictionary_paths,
     is_phm,
     load_dictionary,
+    longest,
     rebuild,
 )
 from . import needs
@@ -84,7 +85,7 @@ def open_source(
     if sentences:
         tokens = read_sentences(sentences, dictionaries[0], sentencepiece)
     else:
-        tokens = random_sentences(rebuilt.source)
+        tokens = random_sentences(rebuilt.source, longest(rebuilt.model))
     return Source(path, checkpoint, rebuilt, dictionaries, tokens, sentencepiece)
 
 
@@ -123,10 +124,17 @@ def read_sentences(
     return found[:100]
 
 
-def random_sentences(vocabulary: int, count: int = 8) -> List[List[int]]:
-    """Return sentences of 3 to 12 random tokens that are no special symbols."""
+def random_sentences(vocabulary: int, most: int, count: int = 8) -> List[List[int]]:
+    """Return sentences of 3 to 12 random tokens that are no special symbols.
+
+    Args:
+        vocabulary: its size.
+        most: tokens that a sentence can have, its end included.
+        count: of sentences.
+    """
     random = torch.Generator().manual_seed(1)
-    lengths = torch.randint(3, 13, (count,), generator=random).tolist()
+    lengths = torch.randint(3, 13, (count,), generator=random)
+    lengths = lengths.clamp_max(most - 1).tolist()
     return [
         torch.randint(4, vocabulary, (length,), generator=random).tolist()
         for length in lengths

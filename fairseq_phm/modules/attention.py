@@ -94,8 +94,11 @@ class Attention(MultiheadAttention):
         )
         # The hypotheses of a sentence are further queries of the same keys.
         sentences = k.size(0)
-        q = q.view(targets, sentences, -1, self.num_heads, self.head_dim)
-        q = q.permute(1, 3, 2, 0, 4).reshape(sentences, self.num_heads, -1, q.size(-1))
+        each = (self.num_heads, batch // max(1, sentences), targets)
+        q = q.view(targets, sentences, each[1], self.num_heads, self.head_dim)
+        q = q.permute(1, 3, 2, 0, 4).reshape(
+            sentences, self.num_heads, each[1] * targets, self.head_dim
+        )
         mask, lonely = _mask(key_padding_mask, attn_mask, q)
         attended, weights = self._attend(
             q, k, v, mask, need_weights or need_head_weights
@@ -103,12 +106,14 @@ class Attention(MultiheadAttention):
         if lonely is not None:
             attended = attended.masked_fill(lonely, 0.0)
             weights = None if weights is None else weights.masked_fill(lonely, 0.0)
-        attended = attended.view(sentences, self.num_heads, -1, targets, v.size(-1))
-        attended = attended.permute(3, 0, 2, 1, 4).reshape(targets, batch, -1)
+        attended = attended.view(sentences, *each, v.size(-1))
+        attended = attended.permute(3, 0, 2, 1, 4).reshape(
+            targets, batch, self.num_heads * v.size(-1)
+        )
         if weights is not None:
-            weights = weights.view(sentences, self.num_heads, -1, targets, k.size(2))
+            weights = weights.view(sentences, *each, k.size(2))
             weights = weights.permute(1, 0, 2, 3, 4).reshape(
-                self.num_heads, batch, targets, -1
+                self.num_heads, batch, targets, k.size(2)
             )
             weights = weights if need_head_weights else weights.mean(0)
         return self.out_proj(attended), weights

@@ -23,6 +23,9 @@ FACTORS = (*STORED, *SCALED.values())
 _saved: Any = WeakIdKeyDictionary()
 """Parameter -> its last entry in a state dict (weak), for the layers that share it."""
 
+_loaded: Any = (None, WeakIdKeyDictionary())
+"""The errors of a ``load_state_dict``, which name it; parameter -> its entry there."""
+
 _assigned: Any = WeakIdKeyDictionary()
 """Parameter -> what ``load_state_dict(assign=True)`` put in its place (weak)."""
 
@@ -62,6 +65,8 @@ class Factors(nn.Module):
             ValueError: a rule that does not fit.
         """
         made: Dict[str, Tensor] = {}
+        if spec.source is not None and spec.n > 1:
+            self._check_source(spec.source)
         if spec.n == 1:
             if spec.source is None and not is_start(spec.rule):
                 make_rule(spec.rule, 1)  # refuses what does not fit
@@ -96,13 +101,18 @@ class Factors(nn.Module):
             scaled.has_rule_lr = True
             self.register_parameter(SCALED[name], scaled)
 
-    def _tie(self, source: "Factors", dtype: Optional[torch.dtype]) -> None:
-        """Share the rule of another layer, with its learning rate."""
+    def _check_source(self, source: Any) -> None:
+        """Refuse a layer whose rule this one cannot have."""
+        if not isinstance(source, Factors):
+            raise ValueError(f"no PHM layer to take the rule of: {source}")
         if (source.n, source.rule_rank) != (self.n, self.rule_rank):
             raise ValueError(
                 f"the shared rule has n={source.n}, rule_rank={source.rule_rank}, "
                 f"the layer n={self.n}, rule_rank={self.rule_rank}"
             )
+
+    def _tie(self, source: "Factors", dtype: Optional[torch.dtype]) -> None:
+        """Share the rule of another layer, with its learning rate."""
         self.rule_lr = source.rule_lr
         for name in (*RULES, *SCALED.values()):
             if source._parameters.get(name) is not None:
@@ -164,7 +174,16 @@ class Factors(nn.Module):
 
     @torch.no_grad()
     def _set(self, name: str, values: Tensor) -> None:
-        """Give a factor of the rule these values."""
+        """Give a factor of the rule these values.
+
+        Raises:
+            ValueError: it has another shape.
+        """
+        shape = self.stored(name).shape
+        if values.shape != shape:
+            raise ValueError(
+                f"{name} has the shape {tuple(shape)}, not {tuple(values.shape)}"
+            )
         scaled = self._parameters.get(SCALED[name])
         if scaled is None:
             getattr(self, name).copy_(values)
@@ -194,8 +213,14 @@ class Factors(nn.Module):
 
     @torch.jit.unused
     def _sources(self) -> List[Tensor]:
-        """Return the tensors that H is built from."""
+        """Return the tensors that H is built from.
+
+        Factors that torch computes, pruned or parametrized ones, are attributes.
+        """
         held = {**self._parameters, **self._buffers}
+        for name in FACTORS:
+            if name not in held and held.get(SCALED.get(name, "")) is None:
+                held[name] = getattr(self, name, None)
         return [held[name] for name in FACTORS if held.get(name) is not None]
 
     def stored(self, name: str) -> Optional[Tensor]:
@@ -238,6 +263,8 @@ class Factors(nn.Module):
         unexpected_keys: List[str],
         error_msgs: List[str],
     ) -> None:
+        if strict:
+            error_msgs += self._conflicts(state_dict, prefix, error_msgs)
         renamed = {
             prefix + SCALED[name]: prefix + name
             for name in RULES
@@ -267,6 +294,27 @@ class Factors(nn.Module):
             for held, key in renamed.items():
                 message = message.replace(held, key)
             error_msgs.append(message)
+
+    def _conflicts(
+        self, state_dict: Dict[str, Any], prefix: str, call: List[str]
+    ) -> List[str]:
+        """Find entries that give a tied factor another value than an earlier layer's.
+
+        Args:
+            call: the list of errors, which is the same one in all layers.
+        """
+        global _loaded
+        if _loaded[0] is not call:
+            _loaded = (call, WeakIdKeyDictionary())
+        found, before = [], _loaded[1]
+        for name in RULES:
+            held, entry = self.stored(name), state_dict.get(prefix + name)
+            if not self._learns(name) or not isinstance(entry, Tensor):
+                continue
+            key, other = before.setdefault(held, (prefix + name, entry))
+            if not entry.is_meta and not torch.equal(entry, other):
+                found.append(f"{key} and {prefix + name} are one here and differ there")
+        return found
 
     def _follow(self, earlier: Dict[str, Tensor]) -> None:
         """Note which parameters were replaced, and replace tied ones by the same."""

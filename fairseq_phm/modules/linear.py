@@ -196,9 +196,12 @@ class PHMLinear(Factors):
     @torch.jit.unused
     def _rule_is_unedited(self) -> bool:
         """Return True if the buffer still holds the named rule; compared on CPUs."""
-        if not is_plain(self.rule) or self.rule.dtype != torch.float32:
+        rule = self._buffers.get("rule")
+        if rule is None or rule.requires_grad:
             return False
-        return torch.equal(self.rule, cp_rule(*self._products))
+        if not is_plain(rule) or rule.dtype != torch.float32:
+            return False
+        return torch.equal(rule, cp_rule(*self._products))
 
     @torch.no_grad()
     def reset_parameters(

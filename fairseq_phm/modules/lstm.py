@@ -298,6 +298,9 @@ class PHMLSTM(nn.Module):
             parameter.copy_(getattr(self, name))
         return made.train(self.training)
 
+    def flatten_parameters(self) -> None:
+        """Do nothing: ``nn.LSTM`` has this, and code that takes one calls it."""
+
     def _flat_weights(self) -> List[Tensor]:
         """Return H and biases of all layers and directions, in the kernel's order."""
         flat = []

@@ -1,7 +1,7 @@
 """Replace LSTMs of a built model by PHM LSTMs."""
 
 import logging
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -37,7 +37,8 @@ def substitute_lstm(
 
     Args:
         model: a built model.
-        n: PHM n, or a :class:`PHMSpec`; 1 leaves an LSTM dense.
+        n: PHM n, or a :class:`PHMSpec`; 1 leaves an LSTM dense. One that the model
+            has in several places stays one.
         encoder_n, decoder_n: n of these stacks; they win over ``n``.
         gates: as for :class:`PHMLSTMCell`.
         output_projections: also replace those of :data:`OUTPUT_PROJECTIONS`;
@@ -45,29 +46,33 @@ def substitute_lstm(
         options: the other fields of :class:`PHMSpec`; LSTMs with n = 1 have no rule.
 
     Returns:
-        The same model.
+        The same model; the new layer if the model is an LSTM itself.
 
     Raises:
-        ValueError: no LSTM found; sizes that n does not divide (the path is named).
+        ValueError: no LSTM found; sizes that n does not divide, or an LSTM with a
+            projection (the path is named).
     """
     output_projections = options.pop("output_maps", output_projections)
     spec = PHMSpec.of(n, **options)
     found: List[Tuple[str, nn.Module]] = [
         (path, module)
-        for path, module in model.named_modules()
+        for path, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, (nn.LSTM, nn.LSTMCell))
     ]
     if not found:
         raise ValueError(f"{type(model).__name__} has no nn.LSTM or nn.LSTMCell")
     by_stack = {"encoder": encoder_n, "decoder": decoder_n}
-    swaps = []
+    swaps: List[Tuple[str, nn.Module]] = []
+    made: Dict[int, nn.Module] = {}
     for path, dense in found:
         own = spec.with_n(by_stack.get(stack_of(path)))
         if own.n == 1 and not own.rank:
             continue
         make = _layer if isinstance(dense, nn.LSTM) else _cell
         try:
-            swaps.append((path, make(dense, own, gates).train(dense.training)))
+            if id(dense) not in made:
+                made[id(dense)] = make(dense, own, gates).train(dense.training)
+            swaps.append((path, made[id(dense)]))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if output_projections:
@@ -81,8 +86,12 @@ def substitute_lstm(
         )
     for path, new in swaps:
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, new)
-    logger.info("PHM LSTMs replace %d of %d", len(swaps), len(found))
+        if not path:
+            model = new
+        else:
+            setattr(model.get_submodule(parent), name, new)
+    dense = {id(module) for _, module in found}
+    logger.info("PHM LSTMs replace %d of %d", len(made), len(dense))
     return model
 
 
@@ -107,6 +116,8 @@ def _cell(dense: nn.Module, spec: PHMSpec, gates: str, suffix: str = "") -> PHML
 
 
 def _layer(dense: nn.LSTM, spec: PHMSpec, gates: str) -> PHMLSTM:
+    if dense.proj_size:
+        raise ValueError(f"proj_size={dense.proj_size}: a PHM LSTM has no projection")
     new = PHMLSTM(
         dense.input_size,
         dense.hidden_size,
