@@ -95,7 +95,10 @@ def draw_relative(panels: Mapping[str, Sequence[Drawn]]) -> bytes:
     with matplotlib.rc_context(STYLE):
         columns = min(3, len(panels))
         rows = -(-len(panels) // columns)
-        size = (2.2 + 2.6 * columns, 0.9 + 2.4 * rows)
+        beside = min(5, 2 * columns)  # names in a line of the legend
+        names = {drawn.model for models in panels.values() for drawn in models}
+        lines = -(-(len(names) + 1) // beside)
+        size = (0.6 + 2.9 * columns, 0.6 + 2.4 * rows + 0.2 * lines)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         handles = {}
@@ -116,9 +119,11 @@ def draw_relative(panels: Mapping[str, Sequence[Drawn]]) -> bytes:
         order = sorted(handles, key=lambda model: model.order)
         figure.legend(
             handles=[*(handles[model] for model in order), paper],
-            loc="outside right center", frameon=False,
+            loc="outside lower center", ncols=beside, frameon=False,
         )  # fmt: skip
-        figure.supxlabel("parameters, of the dense model's", fontsize=9)
+        for panel in axes.flat[max(0, len(panels) - columns) : len(panels)]:
+            panel.set_xlabel("parameters, of the dense model's")
+            panel.tick_params(labelbottom=True)
         figure.supylabel("score, % of the dense model's", fontsize=9)
         return _svg(figure)
 
