@@ -468,8 +468,11 @@ def test_rare_characters_become_bytes(tmp_path):
 def test_subwords_are_learned_from_long_lines_as_well(tmp_path):
     rng = random.Random(1)
     text = tmp_path / "train.txt"
-    text.write_text("".join(" ".join(rng.choices("ab", k=9000)) + "\n" for _ in "123"))
-    assert train_subwords([text], tmp_path, 8, 100_000)["subwords"] > 4
+    words = ["abba", "cede", "fogg"]
+    text.write_text("".join(" ".join(rng.choices(words, k=2000)) + "\n" for _ in "12"))
+    train_subwords([text], tmp_path, 20, 100_000)
+    learned = (tmp_path / "dict.txt").read_text(encoding="utf-8")
+    assert any(f"\u2581{word} 1\n" in learned for word in words)
 
 
 @pytest.mark.nightly
