@@ -93,7 +93,7 @@ def draw_relative(panels: Mapping[str, Sequence[Drawn]]) -> bytes:
         An SVG picture; filled markers are ours, hollow ones the paper's.
     """
     with matplotlib.rc_context(STYLE):
-        columns = min(3, len(panels))
+        columns = 2 if len(panels) == 4 else min(3, len(panels))
         rows = -(-len(panels) // columns)
         beside = min(5, 2 * columns)  # names in a line of the legend
         names = {drawn.model for models in panels.values() for drawn in models}
