@@ -35,7 +35,7 @@ from .models.base import PREFIX, PHMModel
 from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
 from .modules.linear import PHMLinearRows
 from .nearest import nearest_blocks, nearest_cp, nearest_rule, rearrange, relative_error
-from .rebuild import Vocabularies, vocabulary_sizes
+from .rebuild import BAD_MODEL, Vocabularies, vocabulary_sizes
 from .spec import RULE_FACTORS, RULES
 from .substitution import count_parameters
 
@@ -43,8 +43,6 @@ Arguments = Union[Namespace, DictConfig]
 SECTIONS = ("encoder", "decoder")
 ATTENTION_DIM = PREFIX + "attention_dim"
 LM = PREFIX + "transformer_lm"
-BAD_INPUT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What fairseq raises for options and entries that do not make a model."""
 
 
 class Layer(NamedTuple):
@@ -125,7 +123,7 @@ def compress(checkpoint: Dict[str, Any], options: Mapping[str, Any]) -> Compress
     chosen = _phm_options(name, options, stored)
     try:
         dense, model = _build(name, stored, chosen, state)
-    except BAD_INPUT as error:
+    except BAD_MODEL as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:2])[:300] or type(error).__name__
         raise DataError(reason) from None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .checkpoint import dense_state
 from .errors import DataError
+from .tasks.classification import TASK
 
 PREFIX = "phm_"
 SECTIONS = ("encoder", "decoder", "quant_noise")
@@ -30,7 +31,6 @@ BAD_MODEL = (
     AttributeError, AssertionError,
 )  # fmt: skip
 """What building a model raises where its options do not fit."""
-CLASSIFICATION = "tsv_classification"
 FROZEN = ("encoder_freeze_embed", "decoder_freeze_embed")
 
 
@@ -87,7 +87,7 @@ def rebuild(
     """
     args = model_args(checkpoint, path)
     try:
-        if task_options(checkpoint).get("_name") == CLASSIFICATION:
+        if task_options(checkpoint).get("_name") == TASK:
             (model,), _, _ = load_model_ensemble_and_task([str(path)])
             return Rebuilt(model.eval(), args, 0, 0)
         sizes = vocabulary_sizes(checkpoint["model"])
