@@ -57,7 +57,7 @@ SIZES: Dict[str, Size] = {
     ),
     "small": Size(
         "phm_transformer_small", 10_000, 1000, 1e-3, 4096, 8000, 25,
-        f"--lr-scheduler inverse_sqrt {ADAM}",
+        f"--lr-scheduler cosine --lr-period-updates {{decay}} {ADAM}",
     ),
     "tiny": Size(
         "phm_transformer_tiny", 24, 8, 1e-3, 1000, 4000, 12,
