@@ -21,11 +21,11 @@ Published = Mapping[str, Mapping[str, float]]
 """Experiment -> model -> score in the paper."""
 
 TEXT = (
-    "Per data set the PHM model of the best validation, over the dense model trained "
-    "in the same way; beside it the paper's ratio for the same n, with full rules. Of "
-    "{cells} cells (a data set and a model) all {runs} runs have converged. In the "
-    "figure filled markers are these, hollow ones the paper's, each in per cent of its "
-    "dense model."
+    "Per data set and size of the dense model the PHM model of the best validation, "
+    "over the dense model trained in the same way; beside it the paper's ratio for the "
+    "same n, with full rules. Of {cells} cells (a data set and a model) all {runs} "
+    "runs have converged. In the figure filled markers are these, hollow ones the "
+    "paper's, each in per cent of its dense model."
 )
 
 
@@ -100,7 +100,7 @@ def summary(
     """Make the table, as Markdown, and the figure, as SVG; both empty without cells.
 
     Comparisons without a dense model or without PHM are left out; of those of the same
-    experiment the one of most models counts, the first one of equals.
+    experiment and dense size the one of most models counts, the first one of equals.
 
     Args:
         comparisons: see :func:`comparison`.
@@ -108,24 +108,31 @@ def summary(
     """
     from .figures import draw_relative  # matplotlib is slow to import
 
-    rows, panels, used = {}, {}, []
+    chosen: Dict[Tuple[str, int], Tuple[Cell, Sequence[Cell]]] = {}
     for cells in sorted(comparisons, key=len, reverse=True):
         base = next((cell for cell in cells if cell.model == DENSE), None)
+        if base and any(cell.model.family == "PHM" for cell in cells):
+            key = base.experiment, base.parameters
+            chosen.setdefault(key, (base, cells))
+    experiments = [experiment for experiment, _ in chosen]
+    rows, panels = [], {}
+    for _, (base, cells) in sorted(
+        chosen.items(), key=lambda item: (experiments.index(item[0][0]), item[0])
+    ):
+        paper = papers.get(base.experiment, {})
         phm = [cell for cell in cells if cell.model.family == "PHM"]
-        if base and phm and base.experiment not in rows:
-            paper = papers.get(base.experiment, {})
-            best = max(phm, key=lambda cell: cell.valid)
-            rows[base.experiment] = _row(base, best, paper)
-            title = f"{base.experiment}: {base.score}, dense {base.mean:.2f}"
-            panels[title] = [_drawn(cell, base, paper) for cell in cells]
-            used += cells
+        rows.append(_row(base, max(phm, key=lambda cell: cell.valid), paper))
+        title = f"{base.experiment}, {base.parameters / 1e6:.1f}M: {base.score}"
+        title += f", dense {base.mean:.2f}"
+        panels[title] = [_drawn(cell, base, paper) for cell in cells]
     if not rows:
         return "", b""
-    align = ["left"] * 2 + ["right", "left"] + ["right"] * 4
+    align = ["left"] * 2 + ["right"] * 2 + ["left"] + ["right"] * 4
     table = tabulate(
-        list(rows.values()), headers="keys", tablefmt="github", colalign=align,
+        rows, headers="keys", tablefmt="github", colalign=align,
         disable_numparse=True,
     )  # fmt: skip
+    used = [cell for _, cells in chosen.values() for cell in cells]
     runs = sum(len(cell.scores) for cell in used)
     text = TEXT.format(cells=len(used), runs=runs)
     return f"{table}\n\n{text}", draw_relative(panels)
@@ -136,6 +143,7 @@ def _row(base: Cell, best: Cell, paper: Mapping[str, float]) -> Dict[str, str]:
     return {
         "data set": base.experiment,
         "score": base.score,
+        "dense: parameters": f"{base.parameters:,}",
         "dense": f"{base.mean:.2f}",
         "best PHM": best.model.name,
         "of the parameters": f"{best.parameters / base.parameters:.0%}",
