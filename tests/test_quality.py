@@ -14,7 +14,14 @@ from recipes.driver import quality, translation
 from recipes.driver import run as driver_run
 from recipes.driver.models import Model
 from recipes.driver.quality import best_rate, converged, updates_of_equal_time
-from recipes.driver.quality_report import Runs, read, render, report, tables
+from recipes.driver.quality_report import (
+    Runs,
+    at_equal_updates,
+    read,
+    render,
+    report,
+    tables,
+)
 
 pytestmark = pytest.mark.one_version
 
@@ -28,7 +35,7 @@ def line(model, seed, part_of, lr=0.004, **more):
     curve = [[updates * i // 12, 9.0, loss + 0.2 * (12 - i)] for i in range(1, 13)]
     return {
         "experiment": "Xx", "model": model, "seed": seed, "size": "demo", "lr": lr,
-        "updates": updates, "diverged": False, "converged": model != "4",
+        "extra": "", "updates": updates, "diverged": False, "converged": model != "4",
         "part_of": part_of, "dense_updates": 1200, "benchmark": "abc",
         "validation_loss": loss, "bleu": 30 - 10 * (loss - 4.4), "curve": curve,
         "parameters": round(900_000 * Model.parse(model).share),
@@ -80,6 +87,22 @@ def test_tables():
     assert found["PHM n=4, R=4"]["updates"] == "1,800"
     assert "1,200 updates, 2 seeds. Data: xx to yy, sentence pairs train 10" in text
     assert "Dense: 5,000 tokens a second (CPU, 1 threads)." in text
+
+
+def test_models_with_further_flags_have_rows_of_their_own():
+    """Figures and the summary show each model once, with the fewest flags."""
+    none = {"extra": "--phm-share-rule none", "parameters": 230_000}
+    more = [{**run, **none} for run in benchmark() if run["model"] == "4"]
+    found = rows(tables(Runs([*more, *benchmark()])), "Equal updates")
+    assert list(found)[2:4] == ["PHM n=4", "PHM n=4 `--phm-share-rule none`"]
+    assert found["PHM n=4"]["parameters"] == "225,000"
+    assert found["PHM n=4 `--phm-share-rule none`"]["parameters"] == "230,000"
+    assert found["PHM n=4 `--phm-share-rule none`"]["learning rate"] == "0.004"
+    pictures = render([*more, *benchmark()])[1]
+    assert pictures == render(benchmark())[1]
+    (models,) = at_equal_updates([*more, *benchmark()])
+    sizes = [run["parameters"] for runs in models for run in runs]
+    assert 225_000 in sizes and 230_000 not in sizes
 
 
 def test_only_the_views_that_are_wanted():
@@ -356,3 +379,24 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
     )
     assert {run["model"] for run in read([folder])} == {"dense", "4r4"}
     assert len({run["benchmark"] for run in read([folder])}) == 2  # by their sweeps
+
+
+def test_flags_of_phm_layers_join_the_benchmark(benchmark_run, tmp_path, monkeypatch):
+    """The dense model has none of them, and is not trained again."""
+    trained = []
+    train = driver_run.train
+
+    def counts(title, *arguments, **options):
+        trained.append(title)
+        train(title, *arguments, **options)
+
+    monkeypatch.setattr(driver_run, "train", counts)
+    once = ["--views", "updates", "--seeds", "1", "--lrs", "1e-3"]
+    benchmark_run(*once)
+    benchmark_run(*once, "--", "--phm-share-rule", "none")
+    assert len(trained) == 3 and trained[2].startswith("PHM n=4, R=4")
+    lines = read([tmp_path / "quality-en-de"])
+    assert [(run["model"], run["extra"]) for run in lines] == [
+        ("dense", ""), ("4r4", ""), ("4r4", "--phm-share-rule none")
+    ]  # fmt: skip
+    assert len({run["benchmark"] for run in lines}) == 1

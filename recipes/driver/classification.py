@@ -15,7 +15,7 @@ from fairseq_phm.tasks.tsv import numbered_lines
 
 from .data import Data, GivenTables
 from .fairseq_process import follow, load_model
-from .flags import values_of, without_phm
+from .flags import values_of
 from .hardware import check_machine, precision_flags, threads_of_a_job
 from .options import parse_classification, program
 from .run import USER_DIR, Run, go_and_print, runs_of
@@ -57,14 +57,13 @@ class ClassificationRun(Run):
     @property
     def flags(self) -> List[str]:
         """Of fairseq-train, for model, task and training."""
-        experiment, extra = self.experiment, self.experiment.extra
+        experiment = self.experiment
         return [
             *self.model.flags(experiment.arch), "--task", "tsv_classification",
             "--criterion", "sentence_prediction", "--best-checkpoint-metric",
             "accuracy", "--maximize-best-checkpoint-metric", "--seed", str(self.seed),
             *declared_flags(self.data.set), *shlex.split(experiment.flags),
-            *precision_flags(experiment.machine),
-            *(without_phm(extra) if self.model.family == "dense" else extra),
+            *precision_flags(experiment.machine), *self.extra,
         ]  # fmt: skip
 
     @property

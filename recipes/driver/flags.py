@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List
+from typing import Dict, Iterable, List, Tuple
 
 
 def values_of(words: Iterable[str]) -> Dict[str, List[str]]:
@@ -22,16 +22,17 @@ def values_of(words: Iterable[str]) -> Dict[str, List[str]]:
     return found
 
 
-def without_phm(words: Iterable[str]) -> List[str]:
-    """Leave ``--phm-...`` and their values out, for the dense twin.
+def split_phm(words: Iterable[str]) -> Tuple[List[str], List[str]]:
+    """Split off ``--phm-...`` and their values, which the dense twin has not.
 
-    >>> without_phm(["--lr", "0.1", "--phm-rule-lr", "8", "--fp16"])
-    ['--lr', '0.1', '--fp16']
+    >>> split_phm(["--lr", "0.1", "--phm-rule-lr", "8", "--fp16"])
+    (['--phm-rule-lr', '8'], ['--lr', '0.1', '--fp16'])
     """
-    kept, dropping = [], False
+    phm: List[str] = []
+    others: List[str] = []
+    part = others
     for word in words:
         if word.startswith("--"):
-            dropping = word.startswith("--phm-")
-        if not dropping:
-            kept.append(word)
-    return kept
+            part = phm if word.startswith("--phm-") else others
+        part.append(word)
+    return phm, others

@@ -12,7 +12,6 @@ from data_prep.text import read_lines
 
 from .data import Data
 from .fairseq_process import follow, load_parameters
-from .flags import without_phm
 from .hardware import check_machine, precision_flags, threads_of_a_job
 from .options import parse_language_model, program
 from .run import USER_DIR, Run, go_and_print, runs_of
@@ -47,7 +46,6 @@ class LanguageModelRun(Run):
     def flags(self) -> List[str]:
         """Of fairseq-train, for model, task and training."""
         experiment, training = self.experiment, self.experiment.training
-        extra = experiment.extra
         depth = ["--decoder-layers", str(training.layers)] if training.layers else []
         return [
             *self.model.flags(training.arch), "--seed", str(self.seed), *depth,
@@ -56,8 +54,7 @@ class LanguageModelRun(Run):
             "--warmup-updates", str(training.warmup_updates),
             "--max-tokens", str(training.max_tokens),
             *training.schedule_flags,
-            *precision_flags(experiment.machine),
-            *(without_phm(extra) if self.model.family == "dense" else extra),
+            *precision_flags(experiment.machine), *self.extra,
         ]  # fmt: skip
 
     @property

@@ -19,6 +19,7 @@ from data_prep.workspace import write_json
 
 from .data import Data
 from .fairseq_process import DIVERGED
+from .flags import split_phm
 from .hardware import check_machine, provenance
 from .models import DENSE, Model
 from .options import parse_quality, program
@@ -104,6 +105,7 @@ class Trial(TranslationRun):
             "size": self.experiment.size,
             "updates": self.experiment.training.updates,
             "lr": self.experiment.training.lr,
+            "extra": shlex.join(self.extra),
             "diverged": not finite,
             "converged": finite and converged(curve),
         }
@@ -126,7 +128,8 @@ class Benchmark:
         training, search = experiment.training, experiment.search
         self.key = digest(
             [
-                data.key, training.arch, experiment.extra, training.updates,
+                data.key, training.arch, split_phm(experiment.extra)[1],
+                training.updates,
                 search.mean, search.num_checkpoints, search.beam, search.lenpen,
                 experiment.validations, training_flags(experiment), experiment.lrs,
                 experiment.seeds[0], experiment.machine.devices,
@@ -246,7 +249,6 @@ class Benchmark:
                 "part_of": self.parts[file],
                 "dense_updates": self.experiment.training.updates,
                 **self.speeds.get(Model.parse(result["model"]), {}),
-                "extra": shlex.join(self.experiment.extra),
                 "benchmark": self.key,
             }
             for file, result in done.items()

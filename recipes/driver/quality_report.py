@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Sequence, Tuple
@@ -10,22 +11,26 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
-from ..report import MARK, MARKED, data_text, difference, spread
+from ..report import MARK, MARKED, Row, data_text, difference, spread
+from .flags import split_phm
 from .models import DENSE, Model
 from .results import Line, read_lines, united
 from .settings import VIEWS
 
 SWEEP, EQUAL_UPDATES, EQUAL_TIME = "sweep", "equal updates", "equal time"
-KEY = ("benchmark", "model", "seed", "lr", "updates")
+KEY = ("benchmark", "model", "extra", "seed", "lr", "updates")
 """What lines of the same run have in common."""
 
 NEEDED = (
-    "experiment", "model", "seed", "size", "updates", "lr", "diverged", "converged",
-    "part_of", "dense_updates", "benchmark",
+    "experiment", "model", "extra", "seed", "size", "updates", "lr", "diverged",
+    "converged", "part_of", "dense_updates", "benchmark",
 )  # fmt: skip
 NEEDED_OF_A_SCORE = (
     "validation_loss", "parameters", "total_parameters", "bleu", "curve", "data",
 )  # fmt: skip
+TWIN = Row(DENSE, "", "")
+"""What the others are compared with."""
+
 NOTE = (
     "Mean ± standard deviation over the seeds; differences to dense are of the same "
     "seeds. Validation loss: label-smoothed, bits a "
@@ -43,45 +48,42 @@ class Runs:
     lines: Sequence[Line]
 
     @property
-    def models(self) -> List[Model]:
-        """All models, in the order of tables."""
-        found = {Model.parse(line["model"]) for line in self.lines}
-        return sorted(found, key=lambda model: model.order)
+    def rows(self) -> List[Row]:
+        """All models and what they add of PHM's flags, in the order of tables."""
+        found = {_row(line) for line in self.lines}
+        return sorted(found, key=lambda row: (row.model.order, row.flags))
 
     @property
     def title(self) -> str:
         """The experiment and its size."""
         return f"{self.lines[0]['experiment']}, size {self.lines[0]['size']}"
 
-    def of(self, model: Model, part: str) -> List[Line]:
-        """List the runs of a model in a part, without those that diverged."""
-        return [
-            line
-            for line in self.lines
-            if line["model"] == str(model)
-            and part in line["part_of"]
-            and not line["diverged"]
-        ]
+    def of(self, row: Row, part: str) -> List[Line]:
+        """List the runs of a row in a part, without those that diverged."""
+        return [line for line in self._all_of(row, part) if not line["diverged"]]
 
-    def models_of(self, part: str) -> List[Model]:
-        """List the models with a run in that part."""
-        return [model for model in self.models if self.of(model, part)]
+    def rows_of(self, part: str) -> List[Row]:
+        """List the rows with a run in that part."""
+        return [row for row in self.rows if self.of(row, part)]
 
-    def diverged(self, model: Model, part: str) -> int:
-        """Count the runs of a model in that part that diverged."""
-        return sum(
-            line["diverged"] and part in line["part_of"]
-            for line in self.lines
-            if line["model"] == str(model)
-        )
+    def compared(self, part: str) -> List[Row]:
+        """List one row for each model: that of the fewest flags."""
+        rows = sorted(self.rows_of(part), key=lambda row: len(row.flags), reverse=True)
+        fewest = {row.model: row for row in rows}
+        return [row for row in self.rows_of(part) if row == fewest[row.model]]
 
-    def rates(self, model: Model) -> List[float]:
+    def diverged(self, row: Row, part: str) -> int:
+        """Count the runs of a row in that part that diverged."""
+        return len(self._all_of(row, part)) - len(self.of(row, part))
+
+    def rates(self, row: Row) -> List[float]:
         """List the learning rates that were tried."""
-        return sorted(
-            line["lr"]
-            for line in self.lines
-            if line["model"] == str(model) and SWEEP in line["part_of"]
-        )
+        return sorted(line["lr"] for line in self._all_of(row, SWEEP))
+
+    def _all_of(self, row: Row, part: str) -> List[Line]:
+        return [
+            line for line in self.lines if part in line["part_of"] and _row(line) == row
+        ]
 
 
 def read(paths: Sequence[Path]) -> List[Line]:
@@ -103,10 +105,15 @@ def at_equal_updates(lines: Sequence[Line]) -> Iterator[List[List[Line]]]:
     """Yield the runs of each benchmark, by model; without a model that diverged."""
     for runs in map(Runs, _benchmarks(lines)):
         yield [
-            runs.of(model, EQUAL_UPDATES)
-            for model in runs.models_of(EQUAL_UPDATES)
-            if not runs.diverged(model, EQUAL_UPDATES)
+            runs.of(row, EQUAL_UPDATES)
+            for row in runs.compared(EQUAL_UPDATES)
+            if not runs.diverged(row, EQUAL_UPDATES)
         ]
+
+
+def _row(line: Line) -> Row:
+    flags, _ = split_phm(shlex.split(line["extra"]))
+    return Row(Model.parse(line["model"]), "", shlex.join(flags))
 
 
 def _benchmarks(lines: Sequence[Line]) -> List[List[Line]]:
@@ -159,7 +166,7 @@ def render(
     files: Dict[str, bytes] = {}
     for number, group in enumerate(_benchmarks(lines), start=1):
         runs = Runs(group)
-        if not runs.of(DENSE, EQUAL_UPDATES):
+        if not runs.of(TWIN, EQUAL_UPDATES):
             raise DataError(f"{runs.title}: no run of the dense model")
         texts.append(tables(runs, heading, views))
         for name, picture in pictures(runs).items():
@@ -174,13 +181,13 @@ def tables(runs: Runs, heading: str = "#", views: Sequence[str] = VIEWS) -> str:
     parts = [f"{heading} Quality: {runs.title}", _caption(runs)]
     if "updates" in views:
         parts += [f"{heading}# Equal updates", _equal_updates(runs)]
-    shares: Dict[float, List[Model]] = {}
-    for model in runs.models_of(EQUAL_UPDATES):
-        shares.setdefault(model.share, []).append(model)
-    groups = [g for g in shares.values() if g[0].family == "dense" and len(g) > 1]
+    shares: Dict[float, List[Row]] = {}
+    for row in runs.rows_of(EQUAL_UPDATES):
+        shares.setdefault(row.model.share, []).append(row)
+    groups = [g for g in shares.values() if g[0].model.family == "dense" and len(g) > 1]
     if groups and "parameters" in views:
         parts += [f"{heading}# Equal parameters", _equal_parameters(runs, groups)]
-    if runs.of(DENSE, EQUAL_TIME) and "time" in views:
+    if runs.of(TWIN, EQUAL_TIME) and "time" in views:
         parts += [f"{heading}# Equal time", _equal_time(runs)]
     return "\n\n".join(parts)
 
@@ -189,34 +196,34 @@ def pictures(runs: Runs) -> Dict[str, bytes]:
     """Draw ``loss-parameters`` and ``loss-time`` as SVG."""
     from .figures import Drawn, loss_by_parameters, loss_by_time
 
-    part = EQUAL_TIME if runs.of(DENSE, EQUAL_TIME) else EQUAL_UPDATES
+    part = EQUAL_TIME if runs.of(TWIN, EQUAL_TIME) else EQUAL_UPDATES
     by_parameters = [
         Drawn(
-            model,
-            runs.of(model, EQUAL_UPDATES)[0]["parameters"],
-            [line["validation_loss"] for line in runs.of(model, EQUAL_UPDATES)],
+            row.model,
+            runs.of(row, EQUAL_UPDATES)[0]["parameters"],
+            [line["validation_loss"] for line in runs.of(row, EQUAL_UPDATES)],
         )
-        for model in runs.models_of(EQUAL_UPDATES)
+        for row in runs.compared(EQUAL_UPDATES)
     ]
     found = {"loss-parameters": loss_by_parameters(by_parameters, runs.title)}
-    second = runs.of(DENSE, EQUAL_UPDATES)[0].get("seconds_per_update")
+    second = runs.of(TWIN, EQUAL_UPDATES)[0].get("seconds_per_update")
     if not second:
         return found
     by_time = []
-    for model in runs.models_of(part):
-        lines = runs.of(model, part)
+    for row in runs.compared(part):
+        lines = runs.of(row, part)
         seconds = second / lines[0]["throughput"]
         curves = [
             [(updates * seconds, loss) for updates, _, loss in line["curve"]]
             for line in lines
         ]
         losses = [line["validation_loss"] for line in lines]
-        by_time.append(Drawn(model, lines[0]["parameters"], losses, curves))
+        by_time.append(Drawn(row.model, lines[0]["parameters"], losses, curves))
     return {**found, "loss-time": loss_by_time(by_time, runs.title)}
 
 
 def _caption(runs: Runs) -> str:
-    line = runs.of(DENSE, EQUAL_UPDATES)[0]
+    line = runs.of(TWIN, EQUAL_UPDATES)[0]
     seeds = len({line["seed"] for line in runs.lines})
     text = f"{line['dense_updates']:,} updates, {seeds} seed{'s' * (seeds > 1)}. "
     text += f"Data: {data_text(line)}."
@@ -228,64 +235,61 @@ def _caption(runs: Runs) -> str:
 
 
 def _equal_updates(runs: Runs) -> str:
-    def row(model: Model) -> Dict[str, str]:
+    def cells(row: Row) -> Dict[str, str]:
         return {
-            **_sizes(runs, model),
-            "learning rate": _rate(runs, model),
-            **_scores(runs, model, EQUAL_UPDATES, DENSE),
-            "throughput": _throughput(runs, model),
+            **_sizes(runs, row),
+            "learning rate": _rate(runs, row),
+            **_scores(runs, row, EQUAL_UPDATES, TWIN),
+            "throughput": _throughput(runs, row),
         }
 
-    return _table(runs.models_of(EQUAL_UPDATES), row)
+    return _table(runs.rows_of(EQUAL_UPDATES), cells)
 
 
-def _equal_parameters(runs: Runs, groups: Sequence[Sequence[Model]]) -> str:
-    def row(model: Model) -> Dict[str, str]:
-        (reference,) = [g[0] for g in groups if model in g]
-        return {
-            **_sizes(runs, model),
-            **_scores(runs, model, EQUAL_UPDATES, reference),
-        }
+def _equal_parameters(runs: Runs, groups: Sequence[Sequence[Row]]) -> str:
+    def cells(row: Row) -> Dict[str, str]:
+        (reference,) = [g[0] for g in groups if row in g]
+        return {**_sizes(runs, row), **_scores(runs, row, EQUAL_UPDATES, reference)}
 
-    return _table([model for group in groups for model in group], row)
+    return _table([row for group in groups for row in group], cells)
 
 
 def _equal_time(runs: Runs) -> str:
-    def row(model: Model) -> Dict[str, str]:
+    def cells(row: Row) -> Dict[str, str]:
         return {
-            "updates": f"{runs.of(model, EQUAL_TIME)[0]['updates']:,}",
-            **_scores(runs, model, EQUAL_TIME, DENSE),
-            "throughput": _throughput(runs, model),
+            "updates": f"{runs.of(row, EQUAL_TIME)[0]['updates']:,}",
+            **_scores(runs, row, EQUAL_TIME, TWIN),
+            "throughput": _throughput(runs, row),
         }
 
-    return _table(runs.models_of(EQUAL_TIME), row)
+    return _table(runs.rows_of(EQUAL_TIME), cells)
 
 
-def _table(models: Sequence[Model], row: Callable[[Model], Dict[str, str]]) -> str:
-    rows = [{"model": model.name, **row(model)} for model in models]
-    align = ["left"] + ["right"] * (len(rows[0]) - 1)
+def _table(rows: Sequence[Row], cells: Callable[[Row], Dict[str, str]]) -> str:
+    table = [{"model": row.name, **cells(row)} for row in rows]
+    align = ["left"] + ["right"] * (len(table[0]) - 1)
     return tabulate(
-        rows, headers="keys", tablefmt="github", colalign=align, disable_numparse=True
+        table, headers="keys", tablefmt="github", colalign=align, disable_numparse=True
     )
 
 
-def _sizes(runs: Runs, model: Model) -> Dict[str, str]:
+def _sizes(runs: Runs, row: Row) -> Dict[str, str]:
     """Cells for the parameters without embeddings, and for all."""
-    line = runs.of(model, EQUAL_UPDATES)[0]
+    line = runs.of(row, EQUAL_UPDATES)[0]
     return {
         "parameters": f"{line['parameters']:,}",
         "with embeddings": f"{line['total_parameters']:,}",
     }
 
 
-def _scores(runs: Runs, model: Model, part: str, reference: Model) -> Dict[str, str]:
+def _scores(runs: Runs, row: Row, part: str, reference: Row) -> Dict[str, str]:
     """Cells for loss and BLEU, and how much they are above a dense model's."""
-    lines, diverged = runs.of(model, part), runs.diverged(model, part)
+    lines, diverged = runs.of(row, part), runs.diverged(row, part)
     loss = spread([line["validation_loss"] for line in lines], ".3f")
     loss += "" if all(line["converged"] for line in lines) else MARK
     loss += f" ({diverged} diverged)" if diverged else ""
 
-    others = [] if model == reference else runs.of(reference, part)
+    others = [] if row == reference else runs.of(reference, part)
     return {
         **_count(runs, part, lines),
         "validation loss": loss,
@@ -297,15 +301,15 @@ def _scores(runs: Runs, model: Model, part: str, reference: Model) -> Dict[str, 
 
 def _count(runs: Runs, part: str, lines: Sequence[Line]) -> Dict[str, str]:
     """A cell for the number of runs, where models have not all the same."""
-    counts = {len(runs.of(model, part)) for model in runs.models_of(part)}
+    counts = {len(runs.of(row, part)) for row in runs.rows_of(part)}
     return {"runs": str(len(lines))} if len(counts) > 1 else {}
 
 
-def _rate(runs: Runs, model: Model) -> str:
-    rate, tried = runs.of(model, EQUAL_UPDATES)[0]["lr"], runs.rates(model)
+def _rate(runs: Runs, row: Row) -> str:
+    rate, tried = runs.of(row, EQUAL_UPDATES)[0]["lr"], runs.rates(row)
     return f"{rate:g}" + " *" * (rate in (tried[0], tried[-1]))
 
 
-def _throughput(runs: Runs, model: Model) -> str:
-    ratio = runs.of(model, EQUAL_UPDATES)[0].get("throughput")
+def _throughput(runs: Runs, row: Row) -> str:
+    ratio = runs.of(row, EQUAL_UPDATES)[0].get("throughput")
     return f"{ratio:.2f}" if ratio else ""

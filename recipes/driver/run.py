@@ -16,7 +16,7 @@ from data_prep.workspace import write_json
 from ..report import tables
 from .data import AnyData
 from .fairseq_process import train
-from .flags import values_of
+from .flags import split_phm, values_of
 from .hardware import provenance, threads_of_a_job, train_command
 from .lock import locked
 from .models import Model
@@ -50,6 +50,12 @@ class Run(ABC):
     @abstractmethod
     def flags(self) -> List[str]:
         """Of fairseq-train, for model and training; the line of results has them."""
+
+    @property
+    def extra(self) -> List[str]:
+        """The user's flags of fairseq-train; a dense model has none of PHM's."""
+        extra = list(self.experiment.extra)
+        return split_phm(extra)[1] if self.model.family == "dense" else extra
 
     @property
     @abstractmethod

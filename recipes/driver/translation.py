@@ -18,7 +18,6 @@ from ..report import tables
 from ..score import compare, score
 from .data import Data
 from .fairseq_process import follow, load_parameters, require_checkpoint, tool
-from .flags import without_phm
 from .hardware import check_machine, precision_flags, threads_of_a_job
 from .models import DENSE
 from .options import parse_translation, program
@@ -78,11 +77,10 @@ class TranslationRun(Run):
     @property
     def flags(self) -> List[str]:
         """Of fairseq-train, for model and training."""
-        experiment, extra = self.experiment, self.experiment.extra
+        experiment = self.experiment
         return [
             *self.model.flags(experiment.training.arch), "--seed", str(self.seed),
-            *training_flags(experiment),
-            *(without_phm(extra) if self.model.family == "dense" else extra),
+            *training_flags(experiment), *self.extra,
         ]  # fmt: skip
 
     @property
@@ -126,7 +124,7 @@ class TranslationRun(Run):
         return [
             self.data.key, training.arch, training.updates, training.save_interval,
             experiment.search.num_checkpoints, experiment.machine.devices,
-            [word for word in experiment.extra if not word.startswith("hydra.")],
+            [word for word in self.extra if not word.startswith("hydra.")],
             training_flags(experiment),
         ]  # fmt: skip
 
