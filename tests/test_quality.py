@@ -219,6 +219,35 @@ def test_best_rate():
     assert best_rate({0.002: None}) is None
 
 
+def test_a_sweep_goes_on_beyond_its_edge(benchmark_run, tmp_path, monkeypatch):
+    """The dense model is best at the lower edge, PHM at the upper one; not in time."""
+    loss = {
+        "dense": {0.0005: 4.1, 0.001: 4.0, 0.002: 4.2, 0.004: 4.3},
+        "4r4": {0.002: 4.2, 0.004: 4.1, 0.008: 4.0, 0.016: 3.9},
+    }
+
+    def go(trial):
+        trial.folder.mkdir(parents=True)
+        lr = trial.experiment.training.lr
+        known = {**trial.described([]), "diverged": False, "curve": [[1, 1, 1]]}
+        found = {"validation_loss": loss[str(trial.model)][lr], "bleu": 1, "data": {}}
+        sizes = {"parameters": 1, "total_parameters": 2}
+        quality.write_json(trial.result, {**known, **found, **sizes})
+
+    monkeypatch.setattr(quality.Trial, "go", go)
+    monkeypatch.setattr(quality.Benchmark, "measure", lambda self: None)
+    arguments = ["--lrs", 2e-3, 4e-3, "--extend", 2, "--views", "updates"]
+    monkeypatch.setattr(quality, "report", lambda *_: "")
+    benchmark_run(*arguments)
+    runs = Runs(read([tmp_path / "quality-en-de"]))
+    dense, fast = runs.rows
+    assert runs.rates(dense) == [0.0005, 0.001, 0.002, 0.004]
+    assert runs.rates(fast) == [0.002, 0.004, 0.008, 0.016]
+    (best,) = {run["lr"] for run in runs.of(dense, "equal updates")}
+    (edge,) = {run["lr"] for run in runs.of(fast, "equal updates")}
+    assert (best, edge) == (0.001, 0.016)
+
+
 def test_updates_of_equal_time():
     assert [updates_of_equal_time(1000, x) for x in (1, 1.02, 0.975, 0.9, 1.5)] == [
         1000, 1000, 1000, 900, 1500
@@ -258,6 +287,7 @@ def test_convergence_between_validations():
         (["--nodes", "2", "--master", "a"], "--nodes: the benchmark runs on one"),
         (["--raw", "."], "your own files need --src and --tgt"),
         (["--validations", "0"], "--validations must be at least 1"),
+        (["--extend", "-1"], "--extend must be at least 0"),
     ],
 )
 def test_bad_options_end_in_one_line(arguments, message, capsys):

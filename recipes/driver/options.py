@@ -98,7 +98,8 @@ def parse_quality(arguments: Sequence[str]) -> Union[Quality, QualityReport]:
     _check_models(parser, given, training.arch, compared=True)
     return Quality(
         **_shared(given), training=training, search=_search(given), lrs=tuple(lrs),
-        views=tuple(given.views), validations=given.validations, rounds=given.rounds,
+        extend=given.extend, views=tuple(given.views),
+        validations=given.validations, rounds=given.rounds,
     )  # fmt: skip
 
 
@@ -251,6 +252,11 @@ def _quality_parser() -> argparse.ArgumentParser:
     add(
         "--lrs", type=float, nargs="+", metavar="LR",
         help="peak learning rates; default: the size's own, its half and its double",
+    )  # fmt: skip
+    add(
+        "--extend", type=int, default=0, metavar="TIMES",
+        help="a model whose best rate is at the edge of the sweep gets the next one, "
+        "half or double, at most so many times",
     )  # fmt: skip
     add("--views", nargs="+", choices=VIEWS, default=VIEWS, help="what is compared")
     add("--validations", type=int, default=12, help="of each run")
@@ -557,8 +563,9 @@ def _parse(
     given.seeds = list(dict.fromkeys(given.seeds))
     for name, value in vars(given).items():
         option = f"--{name.replace('_', '-')}"
-        if type(value) is int and value < (name not in ("lines", "node_rank")):
-            parser.error(f"{option} must be at least 1")
+        least = 0 if name in ("extend", "lines", "node_rank") else 1
+        if type(value) is int and value < least:
+            parser.error(f"{option} must be at least {least}")
         if name in ("lr", "lrs", "lr_on") and value is not None:
             for rate in value if name == "lrs" else [value]:
                 if not 0 < rate < math.inf:

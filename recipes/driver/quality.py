@@ -13,7 +13,7 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Mapping, Optional
+from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple
 
 from data_prep.workspace import write_json
 
@@ -152,23 +152,33 @@ class Benchmark:
             self.record()
 
     def sweep(self) -> None:
-        """Find each model's learning rate by its validation loss."""
+        """Find each model's learning rate by its validation loss.
+
+        A model that is best at the edge of the rates gets the next one, ``extend``
+        times.
+        """
         experiment = self.experiment
-        step(f"Learning rates {', '.join(f'{lr:g}' for lr in experiment.lrs)}")
-        trials = {
-            (model, lr): self.trial(model, experiment.seeds[0], lr)
-            for lr in experiment.lrs
-            for model in experiment.models
-        }
-        self.run(trials.values(), SWEEP)
-        for model in experiment.models:
-            found = {lr: read_json(trials[model, lr].result) for lr in experiment.lrs}
-            best = best_rate(
-                {
-                    lr: None if result["diverged"] else result["validation_loss"]
-                    for lr, result in found.items()
-                }
-            )
+        wanted = {model: experiment.lrs for model in experiment.models}
+        found: Dict[Model, Dict[float, Optional[float]]] = {m: {} for m in wanted}
+        for _ in range(1 + experiment.extend):
+            rates = sorted(set().union(*wanted.values()))
+            step(f"Learning rates {', '.join(f'{lr:g}' for lr in rates)}")
+            trials = {
+                (model, lr): self.trial(model, experiment.seeds[0], lr)
+                for lr in rates
+                for model in experiment.models
+                if lr in wanted[model]
+            }
+            self.run(trials.values(), SWEEP)
+            for (model, lr), trial in trials.items():
+                result = read_json(trial.result)
+                loss = None if result["diverged"] else result["validation_loss"]
+                found[model][lr] = loss
+            wanted = {model: beyond(losses) for model, losses in found.items()}
+            if not any(wanted.values()):
+                break
+        for model, losses in found.items():
+            best = best_rate(losses)
             if best is None:
                 raise RunError(f"{model.name}: diverges at all learning rates, --lrs")
             self.rates[model] = best
@@ -270,6 +280,25 @@ def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:
     """
     finite = {lr: loss for lr, loss in sorted(losses.items()) if loss is not None}
     return min(finite, key=finite.get) if finite else None
+
+
+def beyond(losses: Mapping[float, Optional[float]]) -> Tuple[float, ...]:
+    """Choose the learning rate beyond the edge of a sweep, if the best one is there.
+
+    Args:
+        losses: of each learning rate, None if it diverges. One rate is no sweep.
+
+    >>> beyond({0.001: 4.5, 0.002: 4.4}), beyond({0.001: 4.4, 0.002: 4.5})
+    ((0.004,), (0.0005,))
+    >>> beyond({0.001: 4.5, 0.002: 4.4, 0.004: None}), beyond({0.001: 4.5})
+    ((), ())
+    """
+    best, low, high = best_rate(losses), min(losses), max(losses)
+    if low == high:
+        return ()
+    if best in (None, low):
+        return (low / 2,)
+    return (2 * high,) if best == high else ()
 
 
 def updates_of_equal_time(updates: int, throughput: float) -> int:

@@ -199,6 +199,7 @@ class Quality(Translation):
     """The quality benchmark: learning rates are searched, lengths follow throughput."""
 
     lrs: Tuple[float, ...]
+    extend: int  # rates beyond them, for models that are best at their edge
     views: Tuple[str, ...]  # of VIEWS
     validations: int  # of each run
     rounds: int  # of the measurement of throughput
