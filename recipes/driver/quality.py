@@ -105,7 +105,6 @@ class Trial(TranslationRun):
             "size": self.experiment.size,
             "updates": self.experiment.training.updates,
             "lr": self.experiment.training.lr,
-            "extra": shlex.join(self.extra),
             "diverged": not finite,
             "converged": finite and converged(curve),
         }
@@ -125,6 +124,7 @@ class Benchmark:
         self.rates: Dict[Model, float] = {}
         self.speeds: Dict[Model, Dict[str, float]] = {}
         self.parts: Dict[Path, List[str]] = {}
+        self.extra: Dict[Path, str] = {}
         training, search = experiment.training, experiment.search
         self.key = digest(
             [
@@ -245,6 +245,7 @@ class Benchmark:
         step(f"{len(trials)} runs of {part}, {done} of them done before")
         for trial in trials:
             self.parts.setdefault(trial.result, []).append(part)
+            self.extra[trial.result] = shlex.join(trial.extra)
             if trial.result.is_file():
                 trial.clean()
         in_threads(Trial.go, wanted, self.experiment.machine.jobs)
@@ -257,6 +258,7 @@ class Benchmark:
             {
                 **result,
                 "part_of": self.parts[file],
+                "extra": self.extra[file],
                 "dense_updates": self.experiment.training.updates,
                 **self.speeds.get(Model.parse(result["model"]), {}),
                 "benchmark": self.key,
