@@ -15,7 +15,7 @@ from forked import python
 
 from data_prep.text import read_lines
 from recipes.driver import translation
-from recipes.driver.flags import without_phm
+from recipes.driver.flags import split_phm
 
 pytestmark = pytest.mark.one_version
 
@@ -96,7 +96,8 @@ def test_run_compare_and_repeat(corpus, in_process, monkeypatch, capsys):
 
 def test_dense_twin_has_no_phm_flags():
     flags = ["--phm-ffn-n", "8", "--cpu", "--phm-fuse-qkv", "--clip-norm", "0.1"]
-    assert without_phm(flags) == ["--cpu", "--clip-norm", "0.1"]
+    phm = ["--phm-ffn-n", "8", "--phm-fuse-qkv"]
+    assert split_phm(flags) == (phm, ["--cpu", "--clip-norm", "0.1"])
 
 
 @pytest.mark.nightly
