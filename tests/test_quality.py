@@ -105,6 +105,18 @@ def test_models_with_further_flags_have_rows_of_their_own():
     assert 225_000 in sizes and 230_000 not in sizes
 
 
+def test_a_later_sweep_finds_a_better_rate():
+    """What trained at the former rate does not count any more."""
+    former = line("4r4", 2, ["equal updates"], 0.002)
+    lines = [
+        {**run, "part_of": ["sweep", "equal updates"]}
+        if (run["model"], run["lr"]) == ("4r4", 0.002)
+        else run
+        for run in benchmark()
+    ]
+    assert tables(Runs([*lines, former])) == tables(Runs(benchmark()))
+
+
 def test_only_the_views_that_are_wanted():
     text = tables(Runs(benchmark()), views=["time"])
     assert "## Equal time" in text and text.count("## ") == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from tabulate import tabulate
 
@@ -81,9 +81,19 @@ class Runs:
         return sorted(line["lr"] for line in self._all_of(row, SWEEP))
 
     def _all_of(self, row: Row, part: str) -> List[Line]:
+        """List those at the row's own rate; a later sweep may have found another."""
+        rate = None if part == SWEEP else self._best_rate(row)
         return [
-            line for line in self.lines if part in line["part_of"] and _row(line) == row
+            line
+            for line in self.lines
+            if part in line["part_of"]
+            and _row(line) == row
+            and rate in (None, line["lr"])
         ]
+
+    def _best_rate(self, row: Row) -> Optional[float]:
+        swept = {line["lr"]: line["validation_loss"] for line in self.of(row, SWEEP)}
+        return min(swept, key=swept.get) if swept else None
 
 
 def read(paths: Sequence[Path]) -> List[Line]:
