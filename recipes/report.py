@@ -396,7 +396,12 @@ def _seconds(key: str) -> Callable[[List[Run]], str]:
     return lambda runs: f"{statistics.mean(run[key] for run in runs):,.0f}"
 
 
-def _p(runs: List[Run]) -> str:
+def p_values(runs: Sequence[Run]) -> str:
+    """Format the p-values of BLEU to dense, lowest to highest; "" without any.
+
+    >>> p_values([{"bleu_p": 0.5}, {"bleu_p": 0.0061}, {}])
+    '0.0061 to 0.5'
+    """
     found = [run["bleu_p"] for run in runs if "bleu_p" in run]
     ends = sorted({min(found), max(found)}) if found else []
     return " to ".join(f"{p:.2g}" for p in ends)
@@ -422,7 +427,7 @@ COLUMNS: Dict[str, Dict[str, Callable[[List[Run]], str]]] = {
         "runs": lambda runs: str(len(runs)),
         "BLEU": _each("bleu"),
         "chrF": _each("chrf"),
-        "p": _p,
+        "p": p_values,
         "BLEU intl": _each("bleu_intl"),
         "paper: BLEU": _paper_score,
         "training s": _seconds("training_seconds"),

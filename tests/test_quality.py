@@ -76,6 +76,7 @@ def test_tables():
         "BLEU": "28.85 ± 0.07", "BLEU to dense": "-1.00", "throughput": "0.96",
     }  # fmt: skip
     assert found["dense"]["to dense"] == "" and found["dense"]["throughput"] == "1.00"
+    assert "p" not in found["dense"]
     assert "†" not in found["PHM n=4, R=4"]["validation loss"]
     found = rows(text, "Equal parameters")
     assert list(found) == [
@@ -87,6 +88,21 @@ def test_tables():
     assert found["PHM n=4, R=4"]["updates"] == "1,800"
     assert "1,200 updates, 2 seeds. Data: xx to yy, sentence pairs train 10" in text
     assert "Dense: 5,000 tokens a second (CPU, 1 threads)." in text
+
+
+def test_significance_of_bleu():
+    """Of each run against the dense one of its seed, in two of the three tables."""
+    more = [
+        {**run, "bleu_p": 0.5 if run["seed"] == 1 else 0.061}
+        if run["model"] == "4"
+        else run
+        for run in benchmark()
+    ]
+    text = tables(Runs(more))
+    for view in ("Equal updates", "Equal time"):
+        found = rows(text, view)
+        assert found["PHM n=4"]["p"] == "0.061 to 0.5" and found["dense"]["p"] == ""
+    assert "p" not in rows(text, "Equal parameters")["PHM n=4"]
 
 
 def test_models_with_further_flags_have_rows_of_their_own():
@@ -396,6 +412,12 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
     assert all(run["updates"] == 6 for run in longer)
     assert all("--lr-period-updates" not in run["flags"] for run in longer)
     assert [run["curve"][-1][0] for run in longer] == [6, 6]
+    tested = [run for run in lines if "bleu_p" in run]
+    assert all(0 < run["bleu_p"] <= 1 for run in tested)
+    assert [(run["model"], run["seed"]) for run in tested] == [
+        ("4r4", 1),
+        ("4r4", 2),
+    ] * 2
     (diverged,) = [run for run in lines if run["diverged"]]
     assert diverged["model"] == "dense" and diverged["lr"] == 1e-2
     for run in lines:

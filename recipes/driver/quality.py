@@ -13,10 +13,11 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from data_prep.workspace import write_json
 
+from ..score import compare
 from .data import Data
 from .fairseq_process import DIVERGED
 from .flags import split_phm
@@ -125,6 +126,7 @@ class Benchmark:
         self.speeds: Dict[Model, Dict[str, float]] = {}
         self.parts: Dict[Path, List[str]] = {}
         self.extra: Dict[Path, str] = {}
+        self.tests: Dict[Path, Dict[str, Any]] = {}
         training, search = experiment.training, experiment.search
         self.key = digest(
             [
@@ -214,6 +216,7 @@ class Benchmark:
             for model in self.experiment.models
         ]
         self.run(trials, EQUAL_UPDATES)
+        self.test(trials)
 
     def equal_time(self) -> None:
         """Train all seeds, for as long as the dense model trains."""
@@ -226,6 +229,7 @@ class Benchmark:
                 )
                 trials.append(self.trial(model, seed, self.rates[model], updates))
         self.run(trials, EQUAL_TIME)
+        self.test(trials)
 
     def trial(
         self, model: Model, seed: int, lr: float, updates: Optional[int] = None
@@ -251,6 +255,22 @@ class Benchmark:
         in_threads(Trial.go, wanted, self.experiment.machine.jobs)
         self.record()
 
+    def test(self, trials: Sequence[Trial]) -> None:
+        """Compare the translations with those of the dense model of the same seed."""
+        dense = {trial.seed: trial for trial in trials if trial.model == DENSE}
+        for trial in trials:
+            twin = dense[trial.seed]
+            if (
+                trial is not twin
+                and trial.decoding.is_file()
+                and twin.decoding.is_file()
+            ):
+                self.tests[trial.result] = compare(
+                    read_json(trial.decoding)["hypotheses"],
+                    read_json(twin.decoding)["hypotheses"],
+                    trial.test(trial.target),
+                )
+
     def lines(self) -> List[Dict[str, Any]]:
         """List what is known of all runs that are done."""
         done = {file: read_json(file) for file in self.parts if file.is_file()}
@@ -260,6 +280,7 @@ class Benchmark:
                 "part_of": self.parts[file],
                 "extra": self.extra[file],
                 "dense_updates": self.experiment.training.updates,
+                **self.tests.get(file, {}),
                 **self.speeds.get(Model.parse(result["model"]), {}),
                 "benchmark": self.key,
             }

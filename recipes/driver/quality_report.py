@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
-from ..report import MARK, MARKED, Row, data_text, difference, spread
+from ..report import MARK, MARKED, Row, data_text, difference, p_values, spread
 from .flags import split_phm
 from .models import DENSE, Model
 from .results import Line, read_lines, united
@@ -34,10 +34,11 @@ TWIN = Row(DENSE, "", "")
 NOTE = (
     "Mean ± standard deviation over the seeds; differences to dense are of the same "
     "seeds. Validation loss: label-smoothed, bits a "
-    "token as fairseq logs it, of the best checkpoint; BLEU of the test set. Each "
-    "model at the learning rate of its lowest validation loss (first seed). "
-    "Parameters without embeddings. Throughput of training over the dense model's, "
-    f"measured in the same run. {MARKED} * at the edge of the sweep."
+    "token as fairseq logs it, of the best checkpoint; BLEU of the test set; p: "
+    "approximate randomisation of BLEU against the dense model of the same seed, "
+    "lowest to highest. Each model at the learning rate of its lowest validation loss "
+    "(first seed). Parameters without embeddings. Throughput of training over the "
+    f"dense model's, measured in the same run. {MARKED} * at the edge of the sweep."
 )
 
 
@@ -300,12 +301,14 @@ def _scores(runs: Runs, row: Row, part: str, reference: Row) -> Dict[str, str]:
     loss += f" ({diverged} diverged)" if diverged else ""
 
     others = [] if row == reference else runs.of(reference, part)
+    tested = any("bleu_p" in line for line in runs.lines)
     return {
         **_count(runs, part, lines),
         "validation loss": loss,
         "to dense": difference(lines, others, "validation_loss", "+.3f"),
         "BLEU": spread([line["bleu"] for line in lines]),
         "BLEU to dense": difference(lines, others, "bleu", "+.2f"),
+        **({"p": p_values(lines)} if tested and reference == TWIN else {}),
     }
 
 
