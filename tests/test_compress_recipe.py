@@ -235,7 +235,7 @@ def test_defaults():
     options = recipe_options.parse_compress([])
     assert options.source.data_set == "cldr" and options.folder.name == "compress-cldr"
     assert " ".join(map(str, options.models)) == "2 4 4r4"
-    assert (options.training.updates, options.on.updates) == (1200, 300)
+    assert (options.training.updates, options.on.updates) == (1600, 400)
     assert (options.training.lr, options.on.lr) == (4e-3, 1e-3)
     assert options.on.warmup_updates == 100 and options.on.save_interval == 25
     assert options.ways == ("dense", "compressed", "trained on", "from scratch")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shlex
@@ -130,8 +129,7 @@ def require_checkpoint(folder: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what fairseq tells and warns of, when it works in this process."""
-    logging.disable(logging.INFO)
+    """Keep what fairseq warns of, when it works in this process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -139,7 +137,6 @@ def quiet() -> Iterator[None]:
 
 def load_model(checkpoint: Path) -> Any:
     """Load the model of a checkpoint."""
-    logging.disable(logging.INFO)
     from fairseq import checkpoint_utils
 
     import fairseq_phm  # noqa: F401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -84,7 +85,11 @@ def in_threads(work: Callable[[Job], None], jobs: Sequence[Job], threads: int) -
 
 @contextmanager
 def errors_in_one_line(name: str) -> Iterator[None]:
-    """End the program with one line for what went wrong, which ``name`` begins."""
+    """End the program with one line for what went wrong, which ``name`` begins.
+
+    What libraries log as INFO or DEBUG is kept: fairseq, imported, shows it all.
+    """
+    logging.disable(logging.INFO)
     try:
         yield
     except (DataError, RunError) as error:
