@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Union
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .functional.cp_rules import make_cp_factors
 from .functional.rules import ALGEBRAS, STARTS, default_rule_lr, is_start, make_rule
@@ -14,6 +15,9 @@ from .functional.rules import ALGEBRAS, STARTS, default_rule_lr, is_start, make_
 RULE_FACTORS = ("rule_u", "rule_v", "rule_w")
 RULES = ("rule", *RULE_FACTORS)
 """Names of the factors of a rule, in layers and in checkpoints."""
+
+READ_FROM: Any = WeakIdKeyDictionary()
+"""A learned factor that was read, a product -> its layer."""
 
 
 def _option(default: Any, help: str, **more: Any) -> Any:
@@ -105,7 +109,7 @@ class PHMSpec:
         """The layer that the rule is shared with: ``rule``, or where it was read."""
         if isinstance(self.rule, nn.Module):
             return self.rule
-        return getattr(self.rule, "layer", None)
+        return READ_FROM.get(self.rule) if isinstance(self.rule, Tensor) else None
 
     def check(self, in_features: int, out_features: int) -> "PHMSpec":
         """Return the spec, with its default learning rate filled in for these sizes.

@@ -202,6 +202,10 @@ def test_bad_input_leaves_nothing(data, checkpoints, tmp_path, monkeypatch):
     assert "no sentences" in refused(*args, "--sentences", empty)
     wide = checkpoints["wide"]
     assert "--phm-attention-dim 64" in refused("safetensors", wide, out, "--dense")
+    message = refused("torchscript", path, out, "--quantization", "int8")
+    assert "--quantization is for --to ctranslate2, not torchscript" in message
+    message = refused("onnx", path, out, "--dense")
+    assert "--dense is for --to safetensors, not onnx" in message
     message = refused("ctranslate2", path, out, "--data", empty.parent)
     assert "dict.src.txt: no such dictionary; --data names" in message
     (empty.parent / "dict.src.txt").write_text("a 1\n")

@@ -156,6 +156,15 @@ def test_reset_parameters():
     assert torch.equal(layer.rule, multiplication_rule("quaternion") + 0.5)
 
 
+@pytest.mark.parametrize("options", [dict(rule="random"), dict(rule_rank=6)])
+def test_reset_keeps_a_frozen_rule(options):
+    layer = PHMLinear(8, 8, 4, freeze_rule=True, **options)
+    rule, blocks = layer.full_rule().clone(), layer.blocks.clone()
+    layer.reset_parameters()
+    assert torch.equal(layer.full_rule(), rule)
+    assert not torch.equal(layer.blocks, blocks)
+
+
 def test_rule_values():
     quaternion = multiplication_rule("quaternion")
     warm = PHMLinear(8, 8, 4, rule="quaternion")
@@ -302,6 +311,26 @@ def test_values_of_another_shape_are_no_rule():
     layer = PHMLinear(8, 8, n=4)
     with pytest.raises(ValueError, match=r"rule has the shape \(4, 4, 4\), not \(4, 4"):
         layer.rule = torch.eye(4)
+    frozen = PHMLinear(8, 8, n=4, freeze_rule=True)
+    for one in (layer, frozen):
+        with pytest.raises(ValueError, match=r"\(4, 4, 4\), not \(3, 3\)"):
+            one.rule = nn.Parameter(torch.ones(3, 3))
+    with pytest.raises(ValueError, match=r"\(4, 4, 4\), not \(3, 3\)"):
+        frozen.rule = torch.ones(3, 3)
+
+
+def test_a_rule_that_was_read_is_a_tensor():
+    """It can be saved alone, and still be shared."""
+    layer, file = PHMLinear(64, 64, n=4), io.BytesIO()
+    torch.save(layer.rule.detach(), file)
+    alone = len(file.getvalue())
+    torch.save(layer.rule, file := io.BytesIO())
+    assert len(file.getvalue()) < 1.2 * alone
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=True), layer.rule)
+    shared = PHMLinear(8, 8, n=4, rule=layer.rule)
+    assert shared.scaled_rule is layer.scaled_rule
+    assert PHMLinear(8, 8, n=4, rule=PHMLinear(8, 8, n=4).rule)._tied == ("rule",)
 
 
 def test_shared_rule_loads_strictly():
@@ -355,6 +384,24 @@ def test_torchscript(layer):
     torch.testing.assert_close(scripted(x), layer(x))
     exported = torch.jit.freeze(scripted.eval())
     torch.testing.assert_close(exported(x), layer(x))
+
+
+def test_fast_products_follow_no_device_and_no_default(monkeypatch):
+    options = dict(rule="quaternion", freeze_rule=True)
+    with torch.device("meta"):
+        layer = PHMLinear(512, 512, 4, **options)
+    layer = layer.to_empty(device="cpu")
+    other, x = PHMLinear(512, 512, 4, **options), torch.randn(600, 512)
+    layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer(x), other(x))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        layer = PHMLinear(512, 512, 4, dtype=torch.float32, **options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    layer.load_state_dict(other.state_dict())
+    with torch.no_grad():
+        assert torch.equal(layer.eval()(x), other.eval()(x))
 
 
 def test_meta_device_and_dtype():

@@ -239,7 +239,9 @@ def test_vmap_over_models(model, kind):
 
 
 @pytest.mark.one_version
-@pytest.mark.parametrize("kind", ["full", "tied CP rank", "frozen"], indirect=True)
+@pytest.mark.parametrize(
+    "kind", ["full", "tied CP rank", "frozen", "LSTM"], indirect=True
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled(model, kind, training):
     backend = "aot_eager"

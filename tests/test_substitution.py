@@ -334,6 +334,26 @@ def test_other_hooks_are_called_by_their_name(task):
     block.fc2.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="fc2 has the hook .*lambda.*: remove it"):
         substitute(block, 4)
+    for register in ("register_full_backward_hook", "register_full_backward_pre_hook"):
+        block.fc1, block.fc2 = nn.Linear(8, 8), nn.Linear(8, 8)
+        getattr(block.fc1, register)(lambda *_: None)
+        with pytest.raises(ValueError, match="fc1 has the hook .*lambda.*: remove it"):
+            substitute(block, 4)
+    block.fc1 = nn.utils.parametrizations.orthogonal(nn.Linear(8, 8))
+    with pytest.raises(ValueError, match="fc1 has parametrizations.*remove_param"):
+        substitute(block, 4)
+
+
+@pytest.mark.parametrize("options", [dict(phm_rule="random"), dict(phm_rule_rank=6)])
+def test_frozen_rules_that_are_drawn_are_shared(task, options):
+    """As those that learn: pairs have one for v and out, another for q and k."""
+    model = tiny_transformer(task, phm_n=4, phm_freeze_rule=True, **options)
+    attention = model.encoder.layers[0].self_attn
+    q, k, v, out = (
+        getattr(attention, name).full_rule()
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj")
+    )
+    assert torch.equal(v, out) and torch.equal(q, k) and not torch.equal(q, v)
 
 
 def test_no_hidden_dense_parameters(task):

@@ -16,6 +16,7 @@ DESCRIPTION = (
 FORMATS = ("ctranslate2", "torchscript", "onnx", "safetensors")
 FILES = ("torchscript",)
 """Formats that are one file; the others are a folder."""
+OF_ONE_FORMAT = {"quantization": "ctranslate2", "dense": "safetensors"}
 QUANTIZATIONS = ("float32", "int8_float32", "int8")
 
 
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model of SentencePiece; ctranslate2: it is copied into the folder",
     )  # fmt: skip
     add(
-        "--quantization", choices=QUANTIZATIONS, default="float32",
+        "--quantization", choices=QUANTIZATIONS,
         help="ctranslate2: how weights are stored (default float32)",
     )  # fmt: skip
     add(
@@ -63,6 +64,9 @@ def run(options: argparse.Namespace) -> None:
     require_fairseq("export")
     from ..exports.source import open_source
 
+    for flag, form in OF_ONE_FORMAT.items():
+        if getattr(options, flag) and options.to != form:
+            raise DataError(f"--{flag} is for --to {form}, not {options.to}")
     others = (options.data, options.sentences, options.sentencepiece)
     inputs = [options.input, *filter(None, others)]
     refuse_existing(options.output, options.force, *inputs)
@@ -79,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     )
     export = import_module(f"fairseq_phm.exports.to_{options.to}").export
     chosen = {
-        "ctranslate2": {"quantization": options.quantization},
+        "ctranslate2": {"quantization": options.quantization or QUANTIZATIONS[0]},
         "safetensors": {"dense": options.dense},
     }.get(options.to, {})
     if options.to in FILES:

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", nargs="?", type=Path, help="checkpoint of fairseq; or --arch")
     add(
         "--arch", metavar="NAME",
-        help="architecture; its flags follow, as for fairseq-train; no data is needed",
+        help="architecture; its flags follow, as for fairseq-train; no data is needed, "
+        "but for classifiers",
     )  # fmt: skip
     add(
         "--vocab-size", type=int, default=VOCABULARY, metavar="N",
@@ -90,10 +91,14 @@ def _parse_model(
         MODEL_REGISTRY,
     )
 
+    from ..models.classifier import SentenceClassifier
+
     model = ARCH_MODEL_REGISTRY.get(arch) or MODEL_REGISTRY.get(arch)
     if model is None:
         near = [name for name in ARCH_MODEL_REGISTRY if "phm_" in name]
         parser.error(f"--arch {arch}: unknown; those with PHM are {', '.join(near)}")
+    if issubclass(model, SentenceClassifier):
+        parser.error(f"--arch {arch}: its sizes depend on the data: give a checkpoint")
     flag_parser = argparse.ArgumentParser(
         prog=f"{parser.prog} --arch {arch}",
         argument_default=argparse.SUPPRESS,

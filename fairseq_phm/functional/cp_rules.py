@@ -26,6 +26,8 @@ def cp_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
 def fast_products(name: str) -> Optional[Tuple[Tensor, Tensor, Tensor]]:
     """Return factors (n, R) of an algebra's rule with R below n^2, or None.
 
+    They are float32 and on the CPU.
+
     Three products for complex numbers (Gauss), eight for quaternions (Howell and Lafon,
     1975), the least that there are.
 
@@ -38,7 +40,9 @@ def fast_products(name: str) -> Optional[Tuple[Tensor, Tensor, Tensor]]:
     """
     if name not in _EXACT:
         return None
-    weights, inputs, outputs = map(torch.tensor, _EXACT[name])
+    weights, inputs, outputs = [
+        torch.tensor(table, dtype=torch.float32, device="cpu") for table in _EXACT[name]
+    ]
     return weights.t().contiguous(), outputs.contiguous(), inputs.t().contiguous()
 
 

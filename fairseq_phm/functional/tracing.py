@@ -13,7 +13,7 @@ def is_autocasting() -> bool:
 
 def is_tracing() -> bool:
     """Return True while torch traces or compiles, which records choices by size."""
-    return torch.jit.is_tracing() or _is_compiling()
+    return torch.jit.is_tracing() or is_compiling()
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -31,7 +31,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 _compiler = getattr(torch, "compiler", None)
-_is_compiling: Callable[[], bool] = getattr(_compiler, "is_compiling", None) or getattr(
+is_compiling: Callable[[], bool] = getattr(_compiler, "is_compiling", None) or getattr(
     torch._utils, "is_compiling", lambda: False
 )  # older torch has it in torch._utils
 _is_wrapped: Callable[[Tensor], bool] = getattr(

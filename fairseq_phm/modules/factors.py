@@ -10,7 +10,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..functional import cp_rule, low_rank_blocks, make_rule, times_rate
 from ..functional.rules import is_start
-from ..spec import RULES, PHMSpec
+from ..functional.tracing import is_tracing
+from ..spec import READ_FROM, RULES, PHMSpec
 
 SCALED = {name: f"scaled_{name}" for name in RULES}
 """Learned factor of a rule -> the parameter that it is ``rule_lr`` times."""
@@ -158,13 +159,28 @@ class Factors(nn.Module):
             scaled = self.__dict__["_parameters"].get(SCALED[name])
             if scaled is not None:
                 factor = times_rate(scaled, self.rule_lr)
-                factor.layer = self
+                if not is_tracing():
+                    READ_FROM[factor] = self
                 return factor
         return super().__getattr__(name)
+
+    @torch.jit.unused
+    def _factor(self, name: str) -> Tensor:
+        """Return a factor of the rule, as reading it does, without a note of it."""
+        scaled = self._parameters.get(SCALED[name])
+        if scaled is None:
+            return getattr(self, name)
+        return times_rate(scaled, self.rule_lr)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set A by ``layer.rule = A``; an ``nn.Parameter`` becomes the rule itself."""
         if name in SCALED and isinstance(value, Tensor) and "_parameters" in vars(self):
+            held = self.stored(name)
+            if held is not None and held.shape != value.shape:
+                raise ValueError(
+                    f"{name} has the shape {tuple(held.shape)}, "
+                    f"not {tuple(value.shape)}"
+                )
             if isinstance(value, nn.Parameter):
                 self._parameters[SCALED[name]] = None
             elif self._learns(name):
@@ -174,16 +190,7 @@ class Factors(nn.Module):
 
     @torch.no_grad()
     def _set(self, name: str, values: Tensor) -> None:
-        """Give a factor of the rule these values.
-
-        Raises:
-            ValueError: it has another shape.
-        """
-        shape = self.stored(name).shape
-        if values.shape != shape:
-            raise ValueError(
-                f"{name} has the shape {tuple(shape)}, not {tuple(values.shape)}"
-            )
+        """Give a learned factor of the rule these values."""
         scaled = self._parameters.get(SCALED[name])
         if scaled is None:
             getattr(self, name).copy_(values)

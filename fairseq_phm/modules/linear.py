@@ -18,7 +18,7 @@ from ..functional import (
 )
 from ..functional.dispatch import CP, FACTORED, WEIGHT
 from ..functional.tracing import is_autocasting, is_plain, is_tracing
-from ..spec import PHMSpec
+from ..spec import RULE_FACTORS, PHMSpec
 from .cache import WeightCache
 from .factors import SCALED, STORED, Factors
 
@@ -51,9 +51,9 @@ class PHMLinear(Factors):
         generator: source of the random start; default: torch's own.
         device, dtype: of the parameters.
         options: the other fields of :class:`PHMSpec`. ``rule`` is a name, or a tensor
-            (n, n, n), which is copied; or a PHMLinear, or its ``rule``: shared with
-            that layer, stored once in a checkpoint, with one gradient; so is an
-            ``nn.Parameter``. A frozen rule is a buffer.
+            (n, n, n), which is copied; or a PHMLinear, or the learned ``rule`` of one:
+            shared with that layer, stored once in a checkpoint, with one gradient; so
+            is an ``nn.Parameter``. A frozen rule is a buffer, a copy of that layer's.
 
     Raises:
         ValueError: sizes that n does not divide, n < 1, an unknown rule, a rule of
@@ -190,7 +190,8 @@ class PHMLinear(Factors):
     def _cp_factors(self) -> Tuple[Tensor, Tensor, Tensor]:
         """Return u, v, w: of a rule of CP rank R, or of the fast products."""
         if self.rule_rank:
-            return self.rule_u, self.rule_v, self.rule_w
+            u, v, w = map(self._factor, RULE_FACTORS)
+            return u, v, w
         return self._products
 
     @torch.jit.unused
@@ -216,7 +217,8 @@ class PHMLinear(Factors):
         if self._start:
             spec = PHMSpec(self.n, self._start, rule_rank=self.rule_rank)
             for name, values in spec.make_rule(generator).items():
-                self._set(name, values)
+                if self._learns(name):
+                    self._set(name, values)
         for factor in (self.blocks, self.blocks_u, self.blocks_v):
             if factor is not None:
                 factor.copy_(torch.rand(factor.shape, generator=generator) * 2 - 1)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ..functional.tracing import is_compiling
 from ..spec import PHMSpec
 from .cache import WeightCache
 from .linear import PHMLinear
@@ -318,7 +319,7 @@ class PHMLSTM(nn.Module):
             data, batch_sizes, sorted_indices, unsorted_indices = input
             self._check_width(data)
             hx = self._initial_state(data, int(batch_sizes[0]), hx, sorted_indices)
-            output, h, c = torch._VF.lstm(
+            output, h, c = _kernel(
                 data,
                 batch_sizes,
                 hx,
@@ -340,7 +341,7 @@ class PHMLSTM(nn.Module):
             input = input.unsqueeze(0 if self.batch_first else 1)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         hx = self._initial_state(input, input.size(0 if self.batch_first else 1), hx)
-        output, h, c = torch._VF.lstm(
+        output, h, c = _kernel(
             input,
             hx,
             self._flat_weights(),
@@ -382,6 +383,13 @@ class PHMLSTM(nn.Module):
         for name in ("num_layers", "batch_first", "dropout", "bidirectional"):
             text += f", {name}={getattr(self, name)}"
         return text
+
+
+def _kernel(*arguments: Any) -> Tuple[Tensor, Tensor, Tensor]:
+    """Call the kernel of ``nn.LSTM``, whose gradients torch.compile fails to make."""
+    if is_compiling() and torch.is_grad_enabled():
+        return torch._dynamo.disable(torch._VF.lstm)(*arguments)
+    return torch._VF.lstm(*arguments)
 
 
 def _permute(state: State, order: Optional[Tensor]) -> State:

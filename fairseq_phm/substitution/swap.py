@@ -17,6 +17,7 @@ from typing import (
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..functional import ALGEBRAS, STARTS, make_rule
 from ..functional.rules import is_start
@@ -67,8 +68,8 @@ def substitute(
             with rules of their own and fairseq's start; 0 or 1 leaves them dense.
         projections: kinds of sublayers and names of their projections, see
             :func:`find_projections`; ``maps`` is its former name.
-        options: the other fields of :class:`PHMSpec`; a rule that is a tensor is
-            copied; projections with n = 1 have no rule.
+        options: the other fields of :class:`PHMSpec`, as for :class:`PHMLinear`;
+            projections with n = 1 have no rule.
 
     Returns:
         The same model.
@@ -218,9 +219,9 @@ def _apply(swaps: List[Swap], found: List[Projection]) -> int:
         tied = tuple(map(id, swap.old))
         if tied not in built:
             key = swap.scope, swap.spec.n
-            shares = swap.spec.n > 1 and not swap.spec.freeze_rule
+            drawn = not swap.spec.freeze_rule or is_start(swap.spec.rule)
             made = swap.make(sources.get(key, swap.spec.rule))
-            if shares:
+            if drawn and swap.spec.n > 1:
                 sources.setdefault(key, made)
             built[tied] = [made]
             if len(swap.group) > 1:
@@ -276,11 +277,19 @@ def _check(
     """Raise ValueError, with the path, for what cannot be replaced."""
     for projection in group:
         dense = projection.module
-        for hook in (
-            *dense._forward_pre_hooks.values(),
-            *dense._forward_hooks.values(),
+        for hooks in (
+            dense._forward_pre_hooks,
+            dense._forward_hooks,
+            dense._backward_hooks,
+            getattr(dense, "_backward_pre_hooks", {}),
         ):
-            raise ValueError(f"{projection.path} has {_described(hook)}")
+            for hook in hooks.values():
+                raise ValueError(f"{projection.path} has {_described(hook)}")
+        if is_parametrized(dense):
+            raise ValueError(
+                f"{projection.path} has parametrizations, which a PHM layer would "
+                "lose: call torch.nn.utils.parametrize.remove_parametrizations"
+            )
     try:
         spec.check(in_features, sum(outputs))
         if spec.n > 1 and not is_start(spec.rule):
