@@ -1,4 +1,4 @@
-"""Learns a shared sentencepiece model and encodes text in its subwords."""
+"""Learns a shared sentencepiece model, encodes text in its subwords, decodes them."""
 
 from __future__ import annotations
 
@@ -153,6 +153,18 @@ def _encode(
     lengths = [sum(map(len, side)) for side in kept]
     dropped = len(longest) - len(kept[0])
     return [text.encode() for text in texts], len(kept[0]), dropped, lengths
+
+
+def decode(model: Path, lines: Sequence[str]) -> List[str]:
+    """Make text of lines of subwords with spaces between; bytes become characters.
+
+    >>> decode(Path("model"), [])
+    []
+    """
+    if not lines:
+        return []
+    processor = SentencePieceProcessor(model_file=str(model))
+    return processor.decode([line.split() for line in lines])
 
 
 @lru_cache(maxsize=1)

@@ -38,7 +38,7 @@ from data_prep.workspace import atomic_path
 from .driver.flags import values_of
 from .driver.models import Model
 from .driver.picture import draw
-from .driver.results import text_of
+from .driver.results import read_lines
 from .driver.settings import slug
 from .driver.training_log import converged
 
@@ -170,26 +170,15 @@ def read_results(file: Path) -> List[Run]:
     Raises:
         DataError: a line that is no run, or lacks something that tables have.
     """
-    results = []
-    for number, line in enumerate(text_of(file).splitlines(), start=1):
-        try:
-            result = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{file}:{number}: no JSON: {error}") from None
-        if not isinstance(result, dict):
-            raise DataError(f"{file}:{number}: no result of a run")
-        needed = ("experiment", "model", "seed", *NEEDED.get(_task(result), ()))
-        for key in needed:
-            if key not in result:
-                raise DataError(f"{file}:{number}: the result has no {key!r}")
+
+    def needed(result: Run) -> Sequence[str]:
         if _task(result) not in NEEDED or result.get("mean", "") not in MEANS:
-            raise DataError(f"{file}:{number}: unknown 'task' or 'mean'")
-        try:
+            raise ValueError("unknown 'task' or 'mean'")
+        if "model" in result:
             _flags(result, Model.parse(result["model"]))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{file}:{number}: 'model' {error}") from None
-        results.append(result)
-    return results
+        return ("experiment", "model", "seed", *NEEDED[_task(result)])
+
+    return read_lines([file], needed)
 
 
 def collect(results: List[Run]) -> List[Table]:

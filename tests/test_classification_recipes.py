@@ -104,6 +104,20 @@ def test_flags_of_its_own(rows, tmp_path, in_process, monkeypatch):
         assert f"30 rows, accuracy {score:.2f}" in said
 
 
+def test_given_rows_need_text_and_label_only(rows, tmp_path, in_process, monkeypatch):
+    """Test accuracies by a declared column need it, the rest does not."""
+    for split in ("train", "dev", "test"):
+        lines = (rows / f"{split}.tsv").read_text().splitlines()
+        fewer = ["\t".join(line.split("\t")[:2]) for line in lines]
+        (tmp_path / f"{split}.tsv").write_text("\n".join(fewer) + "\n")
+    given = settings(tmp_path, tmp_path / "out", "--models", "2", "--seeds", "1")
+    given[0] = rows / "toy.toml"
+    monkeypatch.setattr(sys, "argv", ["classification", *map(str, given)])
+    classification.main()
+    (found,) = [json.loads(line) for line in (tmp_path / "out/results.jsonl").open()]
+    assert found["accuracy"] > 0 and "accuracy_by" not in found
+
+
 def test_a_fault_in_the_data_is_one_line(rows, tmp_path):
     for file in rows.iterdir():
         (tmp_path / file.name).write_text(file.read_text())

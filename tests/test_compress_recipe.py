@@ -221,6 +221,7 @@ def test_options_of_compression():
         (["--updates-on", "0"], "--updates-on must be at least 1"),
         (["--lr-on", "0"], "--lr-on 0: a learning rate is positive"),
         (["--rows", "distilled"], "invalid choice: 'distilled'"),
+        (["--rows", "from-scratch", "--distill"], "--distill adds a row to all others"),
         (["--nodes", "2", "--master", "a"], "--nodes: the benchmark runs on one"),
         (["--raw", "."], "your own files need --src and --tgt"),
     ],
@@ -237,7 +238,7 @@ def test_defaults():
     assert " ".join(map(str, options.models)) == "2 4 4r4"
     assert (options.training.updates, options.on.updates) == (1600, 400)
     assert (options.training.lr, options.on.lr) == (4e-3, 1e-3)
-    assert options.on.warmup_updates == 100 and options.on.save_interval == 25
+    assert options.on.warmup_updates == 133 and options.on.save_interval == 33
     assert options.ways == ("dense", "compressed", "trained on", "from scratch")
     options = recipe_options.parse_compress(["--distill", "--rows", "trained-on"])
     assert options.ways == ("trained on", "distilled")

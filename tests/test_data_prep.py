@@ -20,7 +20,7 @@ from forked import python
 
 from data_prep import DataError, declaration
 from data_prep.prepare import prepare
-from data_prep.subwords import train_subwords
+from data_prep.subwords import decode, encode, train_subwords
 from data_prep.text import read_lines
 
 pytestmark = pytest.mark.one_version
@@ -229,6 +229,22 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 # Its own maximum would include that of the process it was started by.
 print(*(line.split()[1] for line in open("/proc/self/status") if line[:5] == "VmHWM"))
 """
+
+
+@pytest.mark.parametrize("vocab_size", [60, 4000])
+def test_subwords_become_the_same_text(vocab_size, tmp_path):
+    """Where rare characters are bytes, too."""
+    lines = ["plain words"] * 2000 + ["\u00c1 \u1ea2nh, 3 m!"]
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.xx").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = train_subwords([tmp_path / "train.xx"], tmp_path, vocab_size, 5000)
+    assert found["byte_fallback"] == (vocab_size == 4000)
+    (tmp_path / "encoded").mkdir()
+    encode(tmp_path, ["xx"], tmp_path / "model", tmp_path / "encoded", 1)
+    subwords = read_lines(tmp_path / "encoded" / "test.xx")
+    assert ("<0x" in subwords[-1]) == found["byte_fallback"]
+    assert decode(tmp_path / "model", subwords) == lines
+    assert decode(tmp_path / "model", ["", "\u2581no <unk>"])[0] == ""
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")

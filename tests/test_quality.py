@@ -133,6 +133,32 @@ def test_a_later_sweep_finds_a_better_rate():
     assert tables(Runs([*lines, former])) == tables(Runs(benchmark()))
 
 
+def test_equal_time_on_two_machines():
+    """Throughput differs, and so do lengths; each seed counts once, the last run."""
+    longer = [
+        {**run, "updates": run["updates"] + 60, "validation_loss": 4.0}
+        for run in benchmark()
+        if run["part_of"] == ["equal time"] and run["model"] == "4r4"
+        if run["seed"] == 2
+    ]
+    found = rows(tables(Runs([*benchmark(), *longer])), "Equal time")["PHM n=4, R=4"]
+    assert found["updates"] == "1,800 to 1,860" and "runs" not in found
+    assert found["validation loss"].startswith("4.265")
+
+
+def test_lines_without_sweep_and_throughput():
+    gone = ("throughput", "seconds_per_update", "tokens_per_second")
+    lines = [
+        {key: value for key, value in run.items() if key not in gone}
+        for run in benchmark()
+        if run["part_of"] == ["equal updates"]
+    ]
+    text, files = render(lines)
+    found = rows(text, "Equal updates")["PHM n=4"]
+    assert (found["learning rate"], found["throughput"]) == ("0.004", "")
+    assert list(files) == ["loss-parameters.svg"]
+
+
 def test_only_the_views_that_are_wanted():
     text = tables(Runs(benchmark()), views=["time"])
     assert "## Equal time" in text and text.count("## ") == 1
@@ -203,9 +229,10 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     "spoiled,message",
     [
         ("{", "results.jsonl:2: "),
-        ("[]", "results.jsonl:2: the result has no 'experiment'"),
+        ("[]", "results.jsonl:2: no result of a run"),
         ({"bleu": None}, "results.jsonl:2: the result has no 'bleu'"),
-        ({"model": "x"}, "results.jsonl:2: x: dense, quaternion or"),
+        ({"model": "x"}, "results.jsonl:2: 'model' x: dense, quaternion or"),
+        ({"curve": []}, "results.jsonl:2: 'curve' is no list"),
     ],
 )
 def test_a_faulty_line_is_named(tmp_path, spoiled, message, monkeypatch):
@@ -224,6 +251,10 @@ def test_a_faulty_line_is_named(tmp_path, spoiled, message, monkeypatch):
     "write,message",
     [
         (lambda folder: None, "results.jsonl: No such file or directory"),
+        (
+            lambda folder: (folder / "results.jsonl").write_text(""),
+            "quality: no results of the benchmark",
+        ),
         (
             lambda folder: (folder / "results.jsonl").write_text(
                 json.dumps(line("4", 1, ["equal updates"]))
@@ -274,6 +305,10 @@ def test_a_sweep_goes_on_beyond_its_edge(benchmark_run, tmp_path, monkeypatch):
     (best,) = {run["lr"] for run in runs.of(dense, "equal updates")}
     (edge,) = {run["lr"] for run in runs.of(fast, "equal updates")}
     assert (best, edge) == (0.001, 0.016)
+    benchmark_run("--lrs", 2e-3, 4e-3, "--views", "updates", "--seeds", 1, 2, 3)
+    runs = Runs(read([tmp_path / "quality-en-de"]))  # at the rate that was found
+    assert [run["seed"] for run in runs.of(fast, "equal updates")] == [1, 2, 3]
+    assert runs.rates(fast) == [0.002, 0.004, 0.008, 0.016]
 
 
 def test_updates_of_equal_time():
@@ -339,7 +374,7 @@ def test_defaults():
     flags = translation.training_flags(replace(options, training=training))
     assert flags[flags.index("--lr-period-updates") + 1] == str(100 - 33)
     asked = recipe_options.parse_quality(["--warmup-updates", "600"]).training
-    assert asked.of_length(1200, 10).warmup_updates == 600
+    assert asked.of_length(1600, 10).warmup_updates == 600
     assert asked.of_length(900, 10).warmup_updates == 300
     wide = recipe_options.parse_quality(["--models", "dense", "4", "--wide"])
     assert list(map(str, wide.models)) == ["dense", "4-wide"]
@@ -464,3 +499,6 @@ def test_flags_of_phm_layers_join_the_benchmark(benchmark_run, tmp_path, monkeyp
         ("dense", ""), ("4r4", ""), ("4r4", "--phm-share-rule none")
     ]  # fmt: skip
     assert len({run["benchmark"] for run in lines}) == 1
+    benchmark_run(*once, "--beam", "1")  # no checkpoint is left to translate with
+    assert len(trained) == 5
+    assert len({run["benchmark"] for run in read([tmp_path / "quality-en-de"])}) == 2

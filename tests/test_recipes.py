@@ -242,6 +242,15 @@ def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
         ),
         (["--", "--max-epoch=9"], "--max-epoch after --: the recipe has --updates"),
         (["--", "--seed", "9"], "--seed after --: the recipe has --seeds for this"),
+        (["--", "-a", "phm_transformer"], "--arch after --: the recipe has --arch for"),
+        (
+            ["--models", "4r4", "--", "--phm-rule-rank=2"],
+            "--phm-rule-rank after --: 4r4 of --models is made by it",
+        ),
+        (
+            ["--models", "4-wide", "--", "--encoder-ffn-embed-dim", "64"],
+            "--encoder-ffn-embed-dim after --: 4-wide of --models is made by it",
+        ),
     ],
 )
 def test_bad_options_end_in_one_line(translate, arguments, message, capsys):

@@ -244,11 +244,20 @@ def test_the_same_lines_give_the_same_bytes(folder):
         ("[1]", "all.jsonl:10: no result of a run"),
         (json.dumps({**CLASSIFICATION, "task": "x"}), "unknown 'task' or 'mean'"),
         (json.dumps({**RUNS[0], "mean": "x"}), "unknown 'task' or 'mean'"),
-        (json.dumps({**RUNS[0], "model": 4}), "all.jsonl:10: 'model' expected string"),
+        (json.dumps({**RUNS[0], "model": 4}), "all.jsonl:10: 'model' is 4, not text"),
         (
             json.dumps({k: v for k, v in RUNS[0].items() if k != "bleu"}),
             "all.jsonl:10: the result has no 'bleu'",
         ),
+        *(
+            (json.dumps({**RUNS[0], key: value}), f"all.jsonl:10: '{key}' is ")
+            for key, value in {
+                "seed": [1], "flags": 5, "bleu": None, "updates": "12", "size": 5,
+                "curve": [[1, 2]], "task": ["x"], "experiment": None, "languages": 0,
+                "published": [1], "training_seconds": None, "chrf": True,
+            }.items()
+        ),
+        (json.dumps({**RUNS[0], "flags": "'"}), "all.jsonl:10: No closing quotation"),
     ],
 )  # fmt: skip
 def test_a_faulty_line_is_named_and_nothing_written(folder, line, message):
@@ -260,6 +269,14 @@ def test_a_faulty_line_is_named_and_nothing_written(folder, line, message):
     with pytest.raises(SystemExit, match=re.escape(message)):
         report.main()
     assert not (folder / "RESULTS.md").exists()
+
+
+def test_line_separators_of_unicode_end_no_line(folder):
+    file = folder / "results" / "runs" / "all.jsonl"
+    name = "a\u2028b\x85c"
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps({**RUNS[0], "experiment": name}, ensure_ascii=False))
+    assert report.read_results(file)[-1]["experiment"] == name
 
 
 def test_other_bytes_are_named(folder):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from typing import List
 
 import torch
@@ -35,7 +36,14 @@ MODES = ("forward", "forward + backward")
 
 
 def main() -> None:
-    options = parse()
+    try:
+        run(parse())
+    except ValueError as error:
+        sys.exit(f"benchmarks: {error}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, print the tables and write the files."""
     print(", ".join(f"{k} {v}" for k, v in about(options).items()))
     measured: List[Row] = []
     for name in options.benchmarks:
@@ -64,7 +72,7 @@ def parse() -> argparse.Namespace:
         "caches")  # fmt: skip
     add("--loss-scale", type=float, default=128, help="of the benchmark precision")
     add("--device", default="cpu")
-    add("--dtype", default="float32")
+    add("--dtype", type=dtype, default="float32")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--json", help="file for all figures")
     add("--plot", help="file for a picture of the paths (with the benchmark paths)")
@@ -80,6 +88,13 @@ def size(text: str) -> tuple:
     """Parse a text like 512x2048: (in, out)."""
     in_features, out_features = map(int, text.split("x"))
     return in_features, out_features
+
+
+def dtype(text: str) -> str:
+    """Check that torch has numbers of this name."""
+    if not isinstance(getattr(torch, text, None), torch.dtype):
+        raise ValueError(text)
+    return text
 
 
 def about(options: argparse.Namespace) -> dict:

@@ -149,6 +149,8 @@ class ClassificationRun(Run):
             raise RunError(
                 f"{self.predictions}: {len(lines)} labels for {len(rows)} rows"
             )
+        if min(map(len, rows), default=0) <= place:
+            by = ""  # rows that are taken as they are may lack it
         groups: Dict[str, List[bool]] = defaultdict(list)
         for (prediction, *_), row in zip(lines, rows):
             right = prediction == row[label - 1].strip()

@@ -264,6 +264,7 @@ class Distilled(Data):
         digits = digest([data.key, dense.folder.name, dense.decoding.name])
         self.key = f"distilled-{digits}"
         self.folder = data.folder.with_name(self.key)
+        self.subwords = data.subwords
 
     @property
     def summary(self) -> Dict[str, Any]:

@@ -35,6 +35,7 @@ class Data:
         self.key = "-".join(["data", *self.set.languages, key])
         self.folder = folder / self.key
         self.clean = self.folder / "clean"
+        self.subwords = self.folder / "subwords" / "model"
 
     def prepare(self, wanted: bool) -> None:
         """Fill the folder, or see that it is filled.

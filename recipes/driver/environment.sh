@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a virtual environment with fairseq and this plugin, unless it is there already.
+# Makes a virtual environment with fairseq and this plugin, unless it is there already;
+# what is missing or has changed is installed into one that is there.
 # Usage: recipes/driver/environment.sh FOLDER [EXTRAS]        e.g. .venv recipes
 #   PYTHON   interpreter to use (default: python3)
 #   FAIRSEQ  "fairseq-fixed" (default) or "stock", fairseq 0.12.2 with torch 2.2.2
@@ -12,10 +13,18 @@ extras=${2:-recipes} python=${PYTHON:-python3} fairseq=${FAIRSEQ:-fairseq-fixed}
   echo "environment.sh: needs Python 3.9 to 3.13; '$python' is not: set PYTHON" >&2
   exit 1
 }
-wanted="$fairseq $extras $("$python" --version) $(cksum <setup.py)"
+base="$fairseq $("$python" --version)"
+setup=$(cksum <setup.py)
 sources=$(find fairseq_phm -name '*.py' -exec cksum {} + | sort | cksum)
-installed=$(cat "$venv/.installed" 2>/dev/null || true)
-if [ "$installed" = "$wanted $sources" ]; then exit 0; fi
+old_base='' old_extras='' old_setup='' old_sources=''
+{ read -r old_base && read -r old_extras && read -r old_setup && read -r old_sources; } \
+  <"$venv/.installed" 2>/dev/null || true
+if [ "$old_base" = "$base" ]; then # with what other calls wanted
+  extras=$(tr , '\n' <<<"$old_extras,$extras" | sort -u | paste -sd, -)
+fi
+if [ "$old_base,$old_extras,$old_setup,$old_sources" = "$base,$extras,$setup,$sources" ]; then
+  exit 0
+fi
 step() { echo "[$(date +%H:%M:%S)] $*"; }
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 # A copy: setuptools would install modules that are gone from build/ beside the sources.
@@ -23,8 +32,11 @@ source=$(mktemp -d)
 trap 'rm -rf "$source"' EXIT
 cp -r setup.py pyproject.toml README.md LICENSE fairseq_phm "$source"
 
-if [ "${installed% * *}" = "$wanted" ]; then
+if [ "$old_base,$old_extras,$old_setup" = "$base,$extras,$setup" ]; then
   pip install -q --no-build-isolation --no-deps --force-reinstall "$source"
+elif [ "$old_base" = "$base" ]; then
+  step "Installing into $venv: $extras"
+  pip install -q --no-build-isolation "$source[$extras]"
 else
   step "Making $venv, once (about 4 minutes where fairseq has no wheel)"
   rm -rf "$venv"
@@ -49,4 +61,4 @@ else
 fi
 (cd / && "$venv/bin/python" -c \
   'import logging; logging.disable(logging.INFO); import fairseq_phm')
-echo "$wanted $sources" >"$venv/.installed"
+printf '%s\n' "$base" "$extras" "$setup" "$sources" >"$venv/.installed"

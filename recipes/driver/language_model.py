@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -133,8 +134,8 @@ class LanguageModelRun(Run):
             "validation_loss": lowest_loss(training),
             "subwords": tokens,
             "words": words,
-            "perplexity": 2**bits,
-            "word_perplexity": 2 ** (bits * tokens / words),
+            "perplexity": perplexity(bits),
+            "word_perplexity": perplexity(bits * tokens / words),
         }
 
     def evaluate(self) -> Tuple[float, int]:
@@ -154,6 +155,15 @@ class LanguageModelRun(Run):
         if not (tokens and bits):
             raise RunError(f"fairseq-eval-lm gave no perplexity, see {log}")
         return float(bits[1]), int(tokens[1].replace(",", ""))
+
+
+def perplexity(bits: float) -> float:
+    """Return 2 to this power; infinite where words of no language are too long for it.
+
+    >>> perplexity(3.0), perplexity(3000.0)
+    (8.0, inf)
+    """
+    return 2**bits if bits < sys.float_info.max_exp else math.inf
 
 
 if __name__ == "__main__":

@@ -136,9 +136,10 @@ def parse_compress(arguments: Sequence[str]) -> Compression:
     on = replace(on, lr=training.lr / 4 if given.lr_on is None else given.lr_on)
     _check_models(parser, given, training.arch)
     ways = [way for way in WAYS if way != "distilled" or given.distill]
+    if given.rows and given.distill:
+        parser.error("--distill adds a row to all others: drop --rows")
     if given.rows:
-        wanted = [row.replace("-", " ") for row in given.rows]
-        ways = [w for w in ways if w in wanted or w == "distilled"]
+        ways = [way for way in ways if way.replace(" ", "-") in given.rows]
     return Compression(
         **_shared(given), training=training, search=_search(given),
         checkpoint=given.checkpoint and given.checkpoint.absolute(),
@@ -628,7 +629,8 @@ def _check_comparison(
 def _check_extra(parser: argparse.ArgumentParser, extra: Sequence[str]) -> None:
     """Refuse flags after ``--`` that the recipe makes from its options."""
     known = {name for action in parser._actions for name in action.option_strings}
-    for flag in values_of(extra):
+    short = ["--arch"] if "-a" in extra else []
+    for flag in [*values_of(extra), *short]:
         option = next((name for name in FLAGS.get(flag, ()) if name in known), "")
         if option:
             parser.error(f"{flag} after --: the recipe has {option} for this")
@@ -655,11 +657,15 @@ def _check_models(
     if compared and DENSE not in given.models:
         parser.error("--models needs dense, which the others are compared with")
     own_widths = any("dim" in word for word in given.extra)
+    flags = values_of(given.extra)
     for model in given.models:
         try:
-            model.flags(arch)
+            made = values_of(model.flags(arch))
         except ValueError as error:
             parser.error(f"--models {error}")
+        for flag in made:
+            if flag in flags:
+                parser.error(f"{flag} after --: {model} of --models is made by it")
         widths = None if own_widths else WIDTHS.get(arch)
         if widths and (widths.attention % model.n or widths.ffn % model.n):
             parser.error(

@@ -24,7 +24,17 @@ from .flags import split_phm
 from .hardware import check_machine, provenance
 from .models import DENSE, Model
 from .options import parse_quality, program
-from .quality_report import EQUAL_TIME, EQUAL_UPDATES, KEY, SWEEP, read, report
+from .quality_report import (
+    EQUAL_TIME,
+    EQUAL_UPDATES,
+    KEY,
+    SWEEP,
+    Runs,
+    best_rate,
+    read,
+    report,
+    row_of,
+)
 from .results import add_lines
 from .settings import Quality, QualityReport
 from .stages import RunError, digest, errors_in_one_line, in_threads, read_json, step
@@ -50,8 +60,7 @@ def main() -> None:
         data.prepare(True)
         benchmark = Benchmark(experiment, data)
         benchmark.go()
-        lines = [x for x in read([benchmark.folder]) if x["benchmark"] == benchmark.key]
-        print("\n" + report(lines, benchmark.folder, experiment.views))
+        print("\n" + report(benchmark.known(), benchmark.folder, experiment.views))
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,15 @@ class Trial(TranslationRun):
         return None
 
     def go(self) -> None:
-        """Run all stages; a training that diverges is one line."""
+        """Run all stages; a training that diverges is one line.
+
+        Where it was scored with another search, its checkpoints are gone: it comes
+        again.
+        """
+        if not (self.decoding.is_file() or any(self.folder.glob("*.pt"))):
+            if self.trained.is_file():
+                (self.folder / "train.log").unlink()
+                self.trained.unlink()
         try:
             super().go()
         except RunError as error:
@@ -130,7 +147,7 @@ class Benchmark:
         training, search = experiment.training, experiment.search
         self.key = digest(
             [
-                data.key, training.arch, split_phm(experiment.extra)[1],
+                data.summary, training.arch, split_phm(experiment.extra)[1],
                 training.updates,
                 search.mean, search.num_checkpoints, search.beam, search.lenpen,
                 experiment.validations, training_flags(experiment), experiment.lrs,
@@ -179,8 +196,10 @@ class Benchmark:
             wanted = {model: beyond(losses) for model, losses in found.items()}
             if not any(wanted.values()):
                 break
-        for model, losses in found.items():
-            best = best_rate(losses)
+        runs = Runs(self.known())  # among them those of an --extend before
+        for model in experiment.models:
+            extra = self.trial(model, experiment.seeds[0], experiment.lrs[0]).extra
+            best = runs.best_rate(row_of(model, extra))
             if best is None:
                 raise RunError(f"{model.name}: diverges at all learning rates, --lrs")
             self.rates[model] = best
@@ -287,22 +306,13 @@ class Benchmark:
             for file, result in done.items()
         ]
 
+    def known(self) -> List[Dict[str, Any]]:
+        """Read the lines of this benchmark, those of other calls among them."""
+        return [x for x in read([self.folder]) if x["benchmark"] == self.key]
+
     def record(self) -> None:
         """Add to ``results.jsonl``, in which what others have done stays."""
         add_lines(self.folder / "results.jsonl", self.lines(), KEY)
-
-
-def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:
-    """Choose the learning rate of the lowest validation loss; None if all diverge.
-
-    Args:
-        losses: of each learning rate, None if it diverges.
-
-    >>> best_rate({0.002: 4.67, 0.004: 4.39, 0.008: None})
-    0.004
-    """
-    finite = {lr: loss for lr, loss in sorted(losses.items()) if loss is not None}
-    return min(finite, key=finite.get) if finite else None
 
 
 def beyond(losses: Mapping[float, Optional[float]]) -> Tuple[float, ...]:

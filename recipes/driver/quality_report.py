@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from tabulate import tabulate
 
@@ -83,18 +83,26 @@ class Runs:
 
     def _all_of(self, row: Row, part: str) -> List[Line]:
         """List those at the row's own rate; a later sweep may have found another."""
-        rate = None if part == SWEEP else self._best_rate(row)
-        return [
+        rate = None if part == SWEEP else self.best_rate(row)
+        found = [
             line
             for line in self.lines
             if part in line["part_of"]
             and _row(line) == row
             and rate in (None, line["lr"])
         ]
+        if part == EQUAL_TIME:  # by another throughput they are of another length
+            return list({line["seed"]: line for line in found}.values())
+        return found
 
-    def _best_rate(self, row: Row) -> Optional[float]:
-        swept = {line["lr"]: line["validation_loss"] for line in self.of(row, SWEEP)}
-        return min(swept, key=swept.get) if swept else None
+    def best_rate(self, row: Row) -> Optional[float]:
+        """Choose the rate of the lowest validation loss of all that were tried, if any.
+
+        None: all diverged.
+        """
+        return best_rate(
+            {line["lr"]: line["validation_loss"] for line in self.of(row, SWEEP)}
+        )
 
 
 def read(paths: Sequence[Path]) -> List[Line]:
@@ -122,9 +130,26 @@ def at_equal_updates(lines: Sequence[Line]) -> Iterator[List[List[Line]]]:
         ]
 
 
+def best_rate(losses: Mapping[float, Optional[float]]) -> Optional[float]:
+    """Choose the learning rate of the lowest validation loss; None if all diverge.
+
+    Args:
+        losses: of each learning rate, None if it diverges.
+
+    >>> best_rate({0.002: 4.67, 0.004: 4.39, 0.008: None})
+    0.004
+    """
+    finite = {lr: loss for lr, loss in sorted(losses.items()) if loss is not None}
+    return min(finite, key=finite.get) if finite else None
+
+
+def row_of(model: Model, extra: Sequence[str]) -> Row:
+    """Name the row of a model with further flags of fairseq-train."""
+    return Row(model, "", shlex.join(split_phm(extra)[0]))
+
+
 def _row(line: Line) -> Row:
-    flags, _ = split_phm(shlex.split(line["extra"]))
-    return Row(Model.parse(line["model"]), "", shlex.join(flags))
+    return row_of(Model.parse(line["model"]), shlex.split(line["extra"]))
 
 
 def _benchmarks(lines: Sequence[Line]) -> List[List[Line]]:
@@ -147,7 +172,7 @@ def report(lines: Sequence[Line], folder: Path, views: Sequence[str] = VIEWS) ->
         The tables.
 
     Raises:
-        DataError: there is no run of the dense model.
+        DataError: there is no run of the dense model, or none at all.
     """
     text, files = render(lines, views=views)
     for name, picture in files.items():
@@ -171,10 +196,12 @@ def render(
         views: the tables to make.
 
     Raises:
-        DataError: there is no run of the dense model.
+        DataError: there is no run of the dense model, or none at all.
     """
     texts: List[str] = []
     files: Dict[str, bytes] = {}
+    if not lines:
+        raise DataError("no results of the benchmark")
     for number, group in enumerate(_benchmarks(lines), start=1):
         runs = Runs(group)
         if not runs.of(TWIN, EQUAL_UPDATES):
@@ -218,7 +245,7 @@ def pictures(runs: Runs) -> Dict[str, bytes]:
     ]
     found = {"loss-parameters": loss_by_parameters(by_parameters, runs.title)}
     second = runs.of(TWIN, EQUAL_UPDATES)[0].get("seconds_per_update")
-    if not second:
+    if not (second and all("throughput" in line for line in runs.lines)):
         return found
     by_time = []
     for row in runs.compared(part):
@@ -268,7 +295,7 @@ def _equal_parameters(runs: Runs, groups: Sequence[Sequence[Row]]) -> str:
 def _equal_time(runs: Runs) -> str:
     def cells(row: Row) -> Dict[str, str]:
         return {
-            "updates": f"{runs.of(row, EQUAL_TIME)[0]['updates']:,}",
+            "updates": _updates(runs.of(row, EQUAL_TIME)),
             **_scores(runs, row, EQUAL_TIME, TWIN),
             "throughput": _throughput(runs, row),
         }
@@ -312,6 +339,12 @@ def _scores(runs: Runs, row: Row, part: str, reference: Row) -> Dict[str, str]:
     }
 
 
+def _updates(lines: Sequence[Line]) -> str:
+    """Format the length of runs, which two machines may have measured otherwise."""
+    counts = [line["updates"] for line in lines]
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+
+
 def _count(runs: Runs, part: str, lines: Sequence[Line]) -> Dict[str, str]:
     """A cell for the number of runs, where models have not all the same."""
     counts = {len(runs.of(row, part)) for row in runs.rows_of(part)}
@@ -320,7 +353,7 @@ def _count(runs: Runs, part: str, lines: Sequence[Line]) -> Dict[str, str]:
 
 def _rate(runs: Runs, row: Row) -> str:
     rate, tried = runs.of(row, EQUAL_UPDATES)[0]["lr"], runs.rates(row)
-    return f"{rate:g}" + " *" * (rate in (tried[0], tried[-1]))
+    return f"{rate:g}" + " *" * (rate in (tried[:1] + tried[-1:]))
 
 
 def _throughput(runs: Runs, row: Row) -> str:

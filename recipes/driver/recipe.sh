@@ -8,7 +8,10 @@ recipe() { # MODULE OPTIONS...
   shift
   export RECIPE=${0##*/} # as messages call it
   PYTHONPATH=$root "${python:-${PYTHON:-python3}}" -m recipes.driver.options "$module" "$@"
-  case " $* " in *" -h "* | *" --help "*) exit ;; esac
+  local word
+  for word in "$@"; do
+    case $word in -h | --help) exit ;; --) break ;; esac
+  done
   if [ -z "$python" ]; then
     "$root/recipes/driver/environment.sh" "$root/.venv" recipes
     python=$root/.venv/bin/python

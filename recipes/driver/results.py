@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from threading import Lock
-from typing import Any, Callable, Dict, Iterable, List, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple
 
 from data_prep import DataError
 from data_prep.workspace import atomic_path
@@ -14,6 +14,34 @@ from .models import Model
 
 Line = Dict[str, Any]
 _one_at_a_time = Lock()
+
+_TYPES: Dict[str, Tuple[Any, str]] = {
+    "text": (
+        str,
+        "arch benchmark bleu_signature comparison experiment extra flags hardware mean "
+        "model precision rows_by_name size task vectors way",
+    ),
+    "a whole number": (
+        int,
+        "beam checkpoints dense_updates encoder_parameters epochs layers max_tokens "
+        "num_checkpoints parameters rounds seed tokens_per_sample total_parameters "
+        "trained_epochs trained_updates updates",
+    ),
+    "a number": (
+        (int, float),
+        "accuracy bleu bleu_intl bleu_p chrf decoding_seconds lenpen perplexity "
+        "seconds_per_update throughput tokens_per_second training_seconds "
+        "valid_accuracy validation_loss word_perplexity",
+    ),
+    "a number or null": ((int, float, type(None)), "energy lr"),
+    "true or false": (bool, "converged diverged"),
+    "a list": (list, "curve languages part_of published"),
+    "an object": (dict, "accuracy_by rows_by search training"),
+}
+KINDS = {
+    key: (kind, one) for one, (kind, keys) in _TYPES.items() for key in keys.split()
+}
+"""Entry of a line -> its type, and that in words."""
 
 
 def note(line: Line, file: Path) -> None:
@@ -89,17 +117,52 @@ def read_lines(
     lines = []
     for path in paths:
         file = path / "results.jsonl" if path.is_dir() else path
-        for number, row in enumerate(text_of(file).splitlines(), start=1):
+        rows = text_of(file).split("\n")  # no other line ends: JSON keeps those
+        for number, row in enumerate(rows[: -1 if rows[-1] == "" else None], start=1):
             try:
                 line = json.loads(row)
-                missing = [key for key in needed(line) if key not in line]
-                if missing:
-                    raise ValueError(f"the result has no {missing[0]!r}")
-                Model.parse(line["model"])
-            except (ValueError, TypeError) as error:
+            except ValueError as error:
+                raise DataError(f"{file}:{number}: no JSON: {error}") from None
+            try:
+                _check(line, needed)
+            except ValueError as error:
                 raise DataError(f"{file}:{number}: {error}") from None
             lines.append(line)
     return lines
+
+
+def _check(line: Any, needed: Callable[[Line], Sequence[str]]) -> None:
+    """Raise ValueError for what is no run, or where an entry is missing or wrong."""
+    if not isinstance(line, dict):
+        raise ValueError("no result of a run")
+    for key, value in line.items():
+        kind, one = KINDS.get(key, (object, ""))
+        is_bool = isinstance(value, bool) and kind not in (bool, object)
+        if not isinstance(value, kind) or is_bool:
+            raise ValueError(f"{key!r} is {json.dumps(value)}, not {one}")
+    for key in needed(line):
+        if key not in line:
+            raise ValueError(f"the result has no {key!r}")
+    points = line.get("curve", [[0, None, 0.0]])
+    if not points or not all(map(_is_point, points)):
+        raise ValueError("'curve' is no list of updates, training and validation loss")
+    if len(line.get("published", [])) not in (0, 2):
+        raise ValueError("'published' is no size and score")
+    try:
+        Model.parse(line["model"])
+    except ValueError as error:
+        raise ValueError(f"'model' {error}") from None
+
+
+def _is_point(point: Any) -> bool:
+    numbers = (int, float)
+    return (
+        isinstance(point, list)
+        and len(point) == 3
+        and isinstance(point[0], numbers)
+        and isinstance(point[1], (*numbers, type(None)))
+        and isinstance(point[2], numbers)
+    )
 
 
 def text_of(file: Path) -> str:

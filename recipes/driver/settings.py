@@ -28,10 +28,12 @@ SPEED_MODELS = "dense quaternion 4 8 4r4 8r8".split()
 def slug(experiment: str) -> str:
     """Name the files of an experiment: folders, JSON lines, notes and figures.
 
-    >>> slug("SVA with rules of rank n"), slug("En-Vi")
-    ('sva-with-rules-of-rank-n', 'en-vi')
+    Dots at the start go: ``..`` is another folder.
+
+    >>> slug("SVA with rules of rank n"), slug("En-Vi"), slug("..")
+    ('sva-with-rules-of-rank-n', 'en-vi', '-')
     """
-    return re.sub(r"[^\w.]+", "-", experiment.lower())
+    return re.sub(r"[^\w.]+", "-", experiment.lower()).lstrip(".") or "-"
 
 
 @dataclass(frozen=True)

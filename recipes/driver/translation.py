@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from tabulate import tabulate
 from tqdm import tqdm
 
+from data_prep.subwords import decode
 from data_prep.text import read_lines
 from data_prep.workspace import write_json
 
@@ -192,8 +193,8 @@ class TranslationRun(Run):
     def generate(self) -> None:
         """Translate the test set."""
         lines = len(self.test(self.source))
-        command = [*self.generate_command(), "--remove-bpe", "sentencepiece"]
-        hypotheses, seconds = self.translate(command, "test", lines)
+        subwords, seconds = self.translate(self.generate_command(), "test", lines)
+        hypotheses = decode(self.data.subwords, subwords)
         text = self.decoding.with_suffix(f".{self.target}")
         text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
         search = self.experiment.search
@@ -210,7 +211,7 @@ class TranslationRun(Run):
     def translate(
         self, command: Sequence[str], split: str, lines: int
     ) -> Tuple[List[str], float]:
-        """Run fairseq-generate with a progress bar.
+        """Run fairseq-generate with a progress bar; hypotheses are subwords.
 
         Args:
             command: the program and its options.
