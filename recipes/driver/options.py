@@ -48,6 +48,7 @@ OF_THE_PAPER = ("models", "seeds", "updates", "layers", "epochs")
 
 NOT_EVERYWHERE = {
     "src": None, "tgt": None, "train": None, "wide": False, "slurm": None, "lr": None,
+    "updates": None, "warmup_updates": None,
     "save_interval": None, "stage": None, "first": None, "last": None,
 }  # fmt: skip
 """Options that some recipes lack."""
@@ -288,7 +289,7 @@ def _speed_parser() -> argparse.ArgumentParser:
     _add_wide(parser)
     add("--sentences", type=int, default=256, help="of the test set to translate")
     add("--rounds", type=int, default=5, help="that count; two more come before them")
-    _add_size(parser)
+    _add_size(parser, trains=False)
     _add_beam(parser, 4)
     _add_machine(parser)
     parser.set_defaults(
@@ -465,11 +466,14 @@ def _add_wide(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _add_size(parser: argparse.ArgumentParser) -> Callable[..., argparse.Action]:
+def _add_size(
+    parser: argparse.ArgumentParser, trains: bool = True
+) -> Callable[..., argparse.Action]:
     add = parser.add_argument_group("instead of what --size says").add_argument
     add("--arch", help="fairseq architecture phm_...; for quaternion quaternion_...")
-    add("--updates", type=int, help="training updates")
-    add("--warmup-updates", type=int, help="updates of rising learning rate")
+    if trains:
+        add("--updates", type=int, help="training updates")
+        add("--warmup-updates", type=int, help="updates of rising learning rate")
     add("--max-tokens", type=int, help="tokens in a batch, of its longer side")
     add("--vocab-size", type=int, help="subwords, shared by both sides")
     add("--layers", type=int, help="of each stack, encoder and decoder")

@@ -90,7 +90,6 @@ def published() -> Published:
     return {
         paper.name: {model: score for model, (_, score) in paper.published.items()}
         for paper in papers
-        if paper
     }
 
 
