@@ -54,8 +54,8 @@ class PHMSpec:
     )
     freeze_rule: bool = _option(
         False,
-        "do not train the rule: n^3 fewer parameters per rule and a slightly cheaper "
-        "backward pass",
+        "do not train the rule: its numbers are no parameters, and the backward pass "
+        "is slightly cheaper",
     )
     rank: int = _option(
         0,
@@ -65,9 +65,10 @@ class PHMSpec:
     )
     rule_rank: int = _option(
         0,
-        "CP rank R of learned rules, 1 to n^2: the products of a projection with many "
-        "tokens take R/n^2 of the dense multiply-adds, in training and generation, and "
-        "a rule has 3 n R numbers; R = n is fast. 0: a full rule, n^3, as in the paper",
+        "CP rank R of learned rules, 1 to n^2: up to n^2 / 2 the products of a "
+        "projection with many tokens take R/n^2 of the dense multiply-adds, in "
+        "training and generation, and a rule has at most 3 n R numbers; R = n is "
+        "fast. 0: a full rule, n^3, as in the paper",
     )
     rule_lr: Optional[float] = _option(
         None,

@@ -18,5 +18,5 @@ def needs(module: str) -> Any:
         package = module.partition(".")[0]
         raise DataError(
             f"{package} is not installed: pip install {package} "
-            "(or pip install 'fairseq_phm[export]' for all formats)"
+            "(or, in a clone of fairseq_phm, pip install '.[export]' for all formats)"
         ) from None

@@ -126,8 +126,8 @@ class PHMTransformerOptions(PHMAttentionOptions):
         default=False,
         metadata={
             "help": "one PHM layer for q, k and v of self-attention (3d x d), one for "
-            "k and v of cross-attention (2d x d), as in the paper's text: saves 2 n^3 "
-            "and n^3 parameters a block; building the weights costs somewhat more time"
+            "k and v of cross-attention (2d x d), as in the paper's text: fewer "
+            "rules; building the weights costs somewhat more time"
         },
     )
     phm_attention_dim: Optional[int] = field(

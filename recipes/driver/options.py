@@ -410,7 +410,7 @@ def _parser(module: str, description: str, note: str = "") -> argparse.ArgumentP
         prog=program(module),
         allow_abbrev=False,
         description=description,
-        epilog="What follows -- goes to fairseq-train, e.g. -- --phm-share-rule block. "
+        epilog="What follows -- goes to fairseq-train, e.g. -- --phm-share-rule none. "
         "A second run reuses what is there; an interrupted one goes on. " + note,
         formatter_class=_Help,
     )
@@ -441,8 +441,8 @@ def _add_models(parser: argparse.ArgumentParser, models: Sequence[str]) -> None:
     add(
         "--models", "--n", nargs="+", default=models, metavar="MODEL",
         help="dense, quaternion, n of PHM, as 4, nrR with rules of CP rank R, as 4r4; "
-        "for Transformers 4-wide, of twice the inner widths, 4-whole, whose embeddings "
-        "are PHM as well, and dense/4, of the size of n = 4",
+        "and, but for classifiers, 4-wide, of twice the inner widths, 4-whole, whose "
+        "embeddings are PHM as well, and dense/4, of the size of n = 4",
     )  # fmt: skip
     add("--out", type=Path, default=ROOT / "runs", help="work folder")
 

@@ -33,13 +33,17 @@ TWIN = Row(DENSE, "", "")
 
 NOTE = (
     "Mean ± standard deviation over the seeds; differences to dense are of the same "
-    "seeds. Validation loss: label-smoothed, bits a "
-    "token as fairseq logs it, of the best checkpoint; BLEU of the test set; p: "
-    "approximate randomisation of BLEU against the dense model of the same seed, "
-    "lowest to highest. Each model at the learning rate of its lowest validation loss "
-    "(first seed). Parameters without embeddings. Throughput of training over the "
-    f"dense model's, measured in the same run. {MARKED} * at the edge of the sweep."
+    "seeds. Validation loss: label-smoothed, bits a token as fairseq logs it, of the "
+    "best checkpoint; BLEU of the test set. Each model at the learning rate of its "
+    "lowest validation loss (first seed). Parameters without embeddings. Throughput of "
+    "training over the dense model's, measured in the same run. "
+    f"{MARKED} * at the edge of the sweep."
 )
+P_VALUES = (
+    " p: approximate randomisation of BLEU against the dense model of the same seed, "
+    "lowest to highest."
+)
+SAME_SIZE = "Differences are to the dense model of about the same size."
 
 
 @dataclass(frozen=True)
@@ -269,7 +273,11 @@ def _caption(runs: Runs) -> str:
     if "tokens_per_second" in line:
         text += f" Dense: {line['tokens_per_second']:,.0f} tokens a second"
         text += f" ({line['hardware']})." if "hardware" in line else "."
-    return f"{text}\n\n{NOTE}"
+    return f"{text}\n\n{NOTE}{P_VALUES * _tested(runs)}"
+
+
+def _tested(runs: Runs) -> bool:
+    return any("bleu_p" in line for line in runs.lines)
 
 
 def _equal_updates(runs: Runs) -> str:
@@ -289,7 +297,8 @@ def _equal_parameters(runs: Runs, groups: Sequence[Sequence[Row]]) -> str:
         (reference,) = [g[0] for g in groups if row in g]
         return {**_sizes(runs, row), **_scores(runs, row, EQUAL_UPDATES, reference)}
 
-    return _table([row for group in groups for row in group], cells)
+    table = _table([row for group in groups for row in group], cells)
+    return f"{table}\n\n{SAME_SIZE}"
 
 
 def _equal_time(runs: Runs) -> str:
@@ -328,14 +337,13 @@ def _scores(runs: Runs, row: Row, part: str, reference: Row) -> Dict[str, str]:
     loss += f" ({diverged} diverged)" if diverged else ""
 
     others = [] if row == reference else runs.of(reference, part)
-    tested = any("bleu_p" in line for line in runs.lines)
     return {
         **_count(runs, part, lines),
         "validation loss": loss,
         "to dense": difference(lines, others, "validation_loss", "+.3f"),
         "BLEU": spread([line["bleu"] for line in lines]),
         "BLEU to dense": difference(lines, others, "bleu", "+.2f"),
-        **({"p": p_values(lines)} if tested and reference == TWIN else {}),
+        **({"p": p_values(lines)} if _tested(runs) and reference == TWIN else {}),
     }
 
 
