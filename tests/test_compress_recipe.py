@@ -236,9 +236,9 @@ def test_defaults():
     options = recipe_options.parse_compress([])
     assert options.source.data_set == "cldr" and options.folder.name == "compress-cldr"
     assert " ".join(map(str, options.models)) == "2 4 4r4"
-    assert (options.training.updates, options.on.updates) == (1600, 400)
+    assert (options.training.updates, options.on.updates) == (2000, 500)
     assert (options.training.lr, options.on.lr) == (4e-3, 1e-3)
-    assert options.on.warmup_updates == 133 and options.on.save_interval == 33
+    assert options.on.warmup_updates == 150 and options.on.save_interval == 41
     assert options.ways == ("dense", "compressed", "trained on", "from scratch")
     options = recipe_options.parse_compress(["--distill", "--rows", "trained-on"])
     assert options.ways == ("trained on", "distilled")

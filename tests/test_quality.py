@@ -374,7 +374,7 @@ def test_defaults():
     flags = translation.training_flags(replace(options, training=training))
     assert flags[flags.index("--lr-period-updates") + 1] == str(100 - 33)
     asked = recipe_options.parse_quality(["--warmup-updates", "600"]).training
-    assert asked.of_length(1600, 10).warmup_updates == 600
+    assert asked.of_length(2000, 10).warmup_updates == 600
     assert asked.of_length(900, 10).warmup_updates == 300
     wide = recipe_options.parse_quality(["--models", "dense", "4", "--wide"])
     assert list(map(str, wide.models)) == ["dense", "4-wide"]

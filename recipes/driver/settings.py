@@ -70,7 +70,7 @@ SIZES: Dict[str, Size] = {
         f"--lr-scheduler cosine --lr-period-updates {{decay}} {ADAM}",
     ),
     "demo": Size(
-        "phm_transformer_tiny", 1600, 150, 4e-3, 1500, 2000, 8,
+        "phm_transformer_tiny", 2000, 150, 4e-3, 1500, 2000, 8,
         f"--lr-scheduler cosine --lr-period-updates {{decay}} {ADAM}",
     ),
 }  # fmt: skip
