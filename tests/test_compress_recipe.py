@@ -221,7 +221,6 @@ def test_options_of_compression():
         (["--updates-on", "0"], "--updates-on must be at least 1"),
         (["--lr-on", "0"], "--lr-on 0: a learning rate is positive"),
         (["--rows", "distilled"], "invalid choice: 'distilled'"),
-        (["--rows", "from-scratch", "--distill"], "--distill adds a row to all others"),
         (["--nodes", "2", "--master", "a"], "--nodes: the benchmark runs on one"),
         (["--raw", "."], "your own files need --src and --tgt"),
     ],

@@ -137,10 +137,9 @@ def parse_compress(arguments: Sequence[str]) -> Compression:
     on = replace(on, lr=training.lr / 4 if given.lr_on is None else given.lr_on)
     _check_models(parser, given, training.arch)
     ways = [way for way in WAYS if way != "distilled" or given.distill]
-    if given.rows and given.distill:
-        parser.error("--distill adds a row to all others: drop --rows")
     if given.rows:
-        ways = [way for way in ways if way.replace(" ", "-") in given.rows]
+        wanted = [row.replace("-", " ") for row in given.rows]
+        ways = [w for w in ways if w in wanted or w == "distilled"]
     return Compression(
         **_shared(given), training=training, search=_search(given),
         checkpoint=given.checkpoint and given.checkpoint.absolute(),
@@ -332,8 +331,8 @@ def _compress_parser() -> argparse.ArgumentParser:
     add(
         "--rows", nargs="+", metavar="ROW",
         choices=[way.replace(" ", "-") for way in WAYS if way != "distilled"],
-        help="only these, and what they need, of dense, compressed, trained-on, "
-        "from-scratch",
+        help="only these, with --distill that one as well, and what they need, of "
+        "dense, compressed, trained-on, from-scratch",
     )  # fmt: skip
     add("--validations", type=int, default=12, help="of each training")
     size = _add_size(parser)
