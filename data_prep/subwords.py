@@ -156,7 +156,11 @@ def _encode(
 
 
 def decode(model: Path, lines: Sequence[str]) -> List[str]:
-    """Make text of lines of subwords with spaces between; bytes become characters.
+    """Make text of subwords again; bytes of rare characters become characters.
+
+    Args:
+        model: of sentencepiece, ``out/model`` of :func:`train_subwords`.
+        lines: subwords with spaces between, as :func:`encode` writes them.
 
     >>> decode(Path("model"), [])
     []

@@ -77,9 +77,9 @@ def substitute(
     Raises:
         ValueError: no projection found; sizes that n does not divide (the path is
             named); an unknown rule or ``share_rule``; ``rule_rank`` with a given rule;
-            a projection under quant-noise or FSDP; ``embeddings`` with adaptive or
-            character ones, in a model that has not fairseq's names, or with
-            ``share_rule="model"``.
+            a projection with hooks or parametrizations, or under FSDP;
+            ``embeddings`` with adaptive or character ones, in a model that has not
+            fairseq's names, or with ``share_rule="model"``.
     """
     projections = options.pop("maps", projections)
     spec = PHMSpec.of(n, **options)
@@ -219,9 +219,9 @@ def _apply(swaps: List[Swap], found: List[Projection]) -> int:
         tied = tuple(map(id, swap.old))
         if tied not in built:
             key = swap.scope, swap.spec.n
-            drawn = not swap.spec.freeze_rule or is_start(swap.spec.rule)
+            alike = swap.spec.freeze_rule and not is_start(swap.spec.rule)
             made = swap.make(sources.get(key, swap.spec.rule))
-            if drawn and swap.spec.n > 1:
+            if swap.spec.n > 1 and not alike:
                 sources.setdefault(key, made)
             built[tied] = [made]
             if len(swap.group) > 1:

@@ -18,7 +18,7 @@ setup=$(cksum <setup.py)
 sources=$(find fairseq_phm -name '*.py' -exec cksum {} + | sort | cksum)
 old_base='' old_extras='' old_setup='' old_sources=''
 { read -r old_base && read -r old_extras && read -r old_setup && read -r old_sources; } \
-  <"$venv/.installed" 2>/dev/null || true
+  2>/dev/null <"$venv/.installed" || true
 if [ "$old_base" = "$base" ]; then # with what other calls wanted
   extras=$(tr , '\n' <<<"$old_extras,$extras" | sort -u | paste -sd, -)
 fi

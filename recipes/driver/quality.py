@@ -143,7 +143,7 @@ class Benchmark:
         self.speeds: Dict[Model, Dict[str, float]] = {}
         self.parts: Dict[Path, List[str]] = {}
         self.extra: Dict[Path, str] = {}
-        self.tests: Dict[Path, Dict[str, Any]] = {}
+        self.comparisons: Dict[Path, Dict[str, Any]] = {}
         training, search = experiment.training, experiment.search
         self.key = digest(
             [
@@ -235,7 +235,7 @@ class Benchmark:
             for model in self.experiment.models
         ]
         self.run(trials, EQUAL_UPDATES)
-        self.test(trials)
+        self.compare_with_dense(trials)
 
     def equal_time(self) -> None:
         """Train all seeds, for as long as the dense model trains."""
@@ -248,7 +248,7 @@ class Benchmark:
                 )
                 trials.append(self.trial(model, seed, self.rates[model], updates))
         self.run(trials, EQUAL_TIME)
-        self.test(trials)
+        self.compare_with_dense(trials)
 
     def trial(
         self, model: Model, seed: int, lr: float, updates: Optional[int] = None
@@ -274,8 +274,8 @@ class Benchmark:
         in_threads(Trial.go, wanted, self.experiment.machine.jobs)
         self.record()
 
-    def test(self, trials: Sequence[Trial]) -> None:
-        """Compare the translations with those of the dense model of the same seed."""
+    def compare_with_dense(self, trials: Sequence[Trial]) -> None:
+        """Test each translation against that of the dense model of the same seed."""
         dense = {trial.seed: trial for trial in trials if trial.model == DENSE}
         for trial in trials:
             twin = dense[trial.seed]
@@ -284,7 +284,7 @@ class Benchmark:
                 and trial.decoding.is_file()
                 and twin.decoding.is_file()
             ):
-                self.tests[trial.result] = compare(
+                self.comparisons[trial.result] = compare(
                     read_json(trial.decoding)["hypotheses"],
                     read_json(twin.decoding)["hypotheses"],
                     trial.test(trial.target),
@@ -299,7 +299,7 @@ class Benchmark:
                 "part_of": self.parts[file],
                 "extra": self.extra[file],
                 "dense_updates": self.experiment.training.updates,
-                **self.tests.get(file, {}),
+                **self.comparisons.get(file, {}),
                 **self.speeds.get(Model.parse(result["model"]), {}),
                 "benchmark": self.key,
             }
