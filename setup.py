@@ -30,6 +30,7 @@ setup(
             "num2words",
             "requests",
             "sacrebleu",
+            "scipy",
             "sentencepiece",
             "tabulate",
             "tomli; python_version < '3.11'",

@@ -91,17 +91,15 @@ def _run(options: argparse.Namespace) -> None:
         else:
             name = f"{options.src}-{options.tgt}"
             data_set = declaration.DataSet(name, f"{options.raw}", "parallel")
-        changes = {
-            "subwords": options.vocab_size,
-            "seed": options.seed,
-            "languages": (options.src, options.tgt) if options.src else None,
-        }
+        pair = (options.src, options.tgt) if options.src else ()
+        data_set = data_set.between(pair, bool(options.raw))
+        changes = {"subwords": options.vocab_size, "seed": options.seed}
         changes = {k: v for k, v in changes.items() if v is not None}
         data_set = replace(data_set, **changes)
         out = options.out or Path("runs") / "data" / data_set.name
         raw = None
         if options.raw:
-            raw = raw_files(options.raw, data_set.languages or ("tsv",))
+            raw = raw_files(options.raw, data_set.sides)
         command = shlex.join(["python", "-m", "data_prep", *sys.argv[1:]])
         manifest = prepare(data_set, out, raw, options.workers, command)
     except DataError as error:

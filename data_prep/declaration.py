@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple, Type, TypeVar
 
@@ -95,8 +95,41 @@ class DataSet:
     seed: int = 1  # of the generator
     lines: int = 0  # to read of the training set, a tenth of it of the others; 0: all
 
+    declared: Tuple[str, ...] = field(default=(), repr=False)
+    # languages as the sources have them, where ``languages`` are in the other order
+
     # no data: names of folders, which come from ``repr``, are without it
     paper: Paper = field(default_factory=Paper, repr=False, compare=False)
+
+    @property
+    def sides(self) -> Tuple[str, ...]:
+        """Names of the files of a split, in the order of the columns of its sources."""
+        return self.declared or self.languages or ("tsv",)
+
+    def between(self, languages: Tuple[str, ...], own_files: bool = False) -> DataSet:
+        """Take other languages, or the same in the other order.
+
+        Args:
+            languages: source, target; empty: as declared.
+            own_files: read from files on disk, whose names have any languages.
+
+        Raises:
+            DataError: the sources have other languages, or none.
+
+        >>> load("iwslt14-de-en").between(("en", "de")).sides
+        ('de', 'en')
+        """
+        if not languages or languages == self.languages:
+            return self
+        if self.kind == "table":
+            raise DataError(f"{self.name} is a table, which has no languages")
+        given = own_files or any(part.generator for part in self.parts)
+        if not given and sorted(languages) != sorted(self.languages):
+            pairs = [" and ".join(pair) for pair in (self.languages, languages)]
+            raise DataError(f"{self.name} has {pairs[0]}, not {pairs[1]}")
+        return replace(
+            self, languages=languages, declared=() if given else self.languages
+        )
 
 
 def names() -> List[str]:

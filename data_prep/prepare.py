@@ -82,10 +82,9 @@ def versions() -> Dict[str, str]:
 
 def _fetch(data_set: DataSet, work: Workspace) -> Files:
     """Download or generate the raw files. Returns them by split."""
-    sides = data_set.languages or ("tsv",)
     parameters: Dict[str, Any] = {
         "parts": [vars(part) for part in data_set.parts],
-        "sides": sides,
+        "sides": data_set.sides,
         "hold_out": [data_set.hold_out, data_set.hold_out_every],
     }
     if any(part.generator for part in data_set.parts):
@@ -98,7 +97,7 @@ def _fetch(data_set: DataSet, work: Workspace) -> Files:
         lambda out: sources.fetch(data_set, work.folder / "downloads", out),
         [sources, archive],
     )
-    return sources.raw_files(folder, sides)
+    return sources.raw_files(folder, data_set.languages or data_set.sides)
 
 
 def _text(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:

@@ -85,13 +85,13 @@ def fetch(data_set: DataSet, downloads: Path, out: Path) -> Dict[str, Any]:
     if data_set.parts[0].generator:
         return _generate(data_set, out)
     print(f"{data_set.title}; licence: {data_set.licence}", flush=True)
-    sides = data_set.languages or ("tsv",)
     counts = dict.fromkeys(SPLITS, 0)
     seen: Dict[str, str] = {}
     with ExitStack() as stack:
         files = {
             split: [
-                stack.enter_context((out / f"{split}.{s}").open("wb")) for s in sides
+                stack.enter_context((out / f"{split}.{side}").open("wb"))
+                for side in data_set.sides
             ]
             for split in SPLITS
         }
@@ -236,7 +236,7 @@ def _mtdata(name: str) -> Iterator[Row]:
 def _sacrebleu(data_set: DataSet, part: Part) -> Iterator[Row]:
     from sacrebleu import get_reference_files, get_source_file
 
-    name, pair = part.sacrebleu, "-".join(data_set.languages)
+    name, pair = part.sacrebleu, "-".join(data_set.sides)
     try:
         paths = [get_source_file(name, pair), get_reference_files(name, pair)[0]]
     except (Exception, SystemExit) as error:  # sacrebleu raises many kinds

@@ -12,6 +12,7 @@ speed.sh, ``results/runs/*.jsonl``, and the notes in ``results/notes``:
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import statistics
@@ -61,6 +62,8 @@ MARK = " †"
 MARKED = (
     "† not converged: in a run the loss fell by 0.01 nats or more in the last fifth."
 )
+
+LENGTH = "Length: of translations over references; BLEU penalises a shorter one."
 
 MEANS = ("factors", "weights", "none", "")
 Run = Dict[str, Any]
@@ -126,14 +129,23 @@ class Table:
 
 def main() -> None:
     """Run the command line."""
-    files = list(map(Path, sys.argv[1:])) or sorted(HERE.glob("results/runs/*.jsonl"))
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.report",
+        description="Makes recipes/RESULTS.md and its figures from recipes/results.",
+    )
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE",
+        help="print the tables of these JSON lines instead",
+    )  # fmt: skip
+    given = parser.parse_args().files
+    files = given or sorted(HERE.glob("results/runs/*.jsonl"))
     try:
         results = [result for file in files for result in read_results(file)]
     except DataError as error:
         sys.exit(f"report: {error}")
     except OSError as error:
         sys.exit(f"report: {error.filename}: {error.strerror}")
-    if sys.argv[1:]:
+    if given:
         print("\n\n".join(tables(results)))
         return
     from .driver import compress_report, speed_report  # they need this module
@@ -320,14 +332,21 @@ def _summary(
 
 def _quality(comparisons: List[Any]) -> Iterator[Tuple[str, Dict[str, bytes]]]:
     """Text and pictures of each file of the quality benchmark; adds its comparisons."""
-    from .driver.quality_report import at_equal_updates, read, render  # they need this
+    from .driver import quality_report as quality  # they need this module
     from .driver.summary import comparison
 
-    for file in sorted(HERE.glob("results/runs/quality/*.jsonl")):
+    files = sorted(HERE.glob("results/runs/quality/*.jsonl"))
+    if files:
+        yield f"## How to read the tables of quality\n\n{quality.READING}", {}
+    for file in files:
         name = f"quality-{file.stem}"
-        lines = read([file])
-        text, pictures = render(lines, f"{FIGURES}{name}-", "##")
-        comparisons += [comparison("BLEU", runs) for runs in at_equal_updates(lines)]
+        lines = quality.read([file])
+        text, pictures = quality.render(
+            lines, f"{FIGURES}{name}-", "##", explained=False
+        )
+        comparisons += [
+            comparison("BLEU", runs) for runs in quality.at_equal_updates(lines)
+        ]
         yield "\n\n".join([text, *_notes(name)]), pictures
 
 
@@ -396,6 +415,16 @@ def p_values(runs: Sequence[Run]) -> str:
     return " to ".join(f"{p:.2g}" for p in ends)
 
 
+def lengths(runs: Sequence[Run]) -> str:
+    """Format the mean length of translations over that of the references, or "".
+
+    >>> lengths([{"length_ratio": 0.75}, {"length_ratio": 0.8}, {}]), lengths([{}])
+    ('0.78', '')
+    """
+    found = [run["length_ratio"] for run in runs if "length_ratio" in run]
+    return f"{statistics.mean(found):.2f}" if found else ""
+
+
 def _paper_score(runs: List[Run]) -> str:
     score = _published(runs)[1]
     return "" if score is None else f"{score:.2f}"
@@ -417,6 +446,7 @@ COLUMNS: Dict[str, Dict[str, Callable[[List[Run]], str]]] = {
         "BLEU": _each("bleu"),
         "chrF": _each("chrf"),
         "p": p_values,
+        "length": lengths,
         "BLEU intl": _each("bleu_intl"),
         "paper: BLEU": _paper_score,
         "training s": _seconds("training_seconds"),
@@ -461,7 +491,11 @@ NEEDED = {
 
 
 def _main_table(table: Table, style: str) -> str:
-    columns = COLUMNS[table.task]
+    columns = {
+        header: make
+        for header, make in COLUMNS[table.task].items()
+        if any(map(make, table.rows.values()))
+    }
     rows = []
     for key, runs in table.rows.items():
         row = {"model": key.name + MARK * _unconverged(runs)}
@@ -510,6 +544,7 @@ def _caption(table: Table) -> str:
         "intl: with the tokenisation of the paper's tool; seconds of a run, validation "
         f"included, on {_hardware(table)}. BLEU: `{table.runs[0]['bleu_signature']}`."
     )
+    text += f" {LENGTH}" if lengths(table.runs) else ""
     if settings["size"] != "paper" and any(map(_paper_score, table.rows.values())):
         text += " The paper's columns are of its own size and data."
     return text

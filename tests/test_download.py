@@ -186,11 +186,11 @@ def test_bad_archives_are_refused(tmp_path, make, message):
     assert [file.name for file in tmp_path.iterdir()] == ["archive"]
 
 
-def prepare(tmp_path, declared, **options):
+def prepare(tmp_path, declared, *more, **options):
     (tmp_path / "set.toml").write_text(declared)
     done = subprocess.run(
         [sys.executable, "-m", "data_prep", tmp_path / "set.toml"]
-        + ["--out", tmp_path / "out"],
+        + ["--out", tmp_path / "out", *more],
         cwd=ROOT, capture_output=True, text=True, **options,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
@@ -226,6 +226,27 @@ def test_talks_from_an_archive(server, tmp_path):
     assert (clean / "train.xx").read_text().count("\n") == 44
     code, out, err = prepare(tmp_path, declared)
     assert code == 0 and "raw: unchanged" in out and len(server.ranges) == 1
+
+
+def test_the_other_direction_has_the_same_texts(server, tmp_path):
+    declared = (
+        'title = "P"\nkind = "parallel"\nlanguages = ["xx", "yy"]\nsubwords = 40\n'
+    )
+    for split in ("train", "valid", "test"):
+        urls = []
+        for side in ("xx", "yy"):
+            lines = "".join(f"line {i} of {side}\n" for i in range(20))
+            server.files[f"{split}.{side}"] = lines.encode()
+            urls.append(f"{server.url}{split}.{side}")
+        declared += f'[[parts]]\nsplit = "{split}"\nurls = {urls}\n'.replace("'", '"')
+    code, _, err = prepare(tmp_path, declared, "--src", "yy", "--tgt", "xx")
+    assert code == 0, err
+    for side in ("xx", "yy"):
+        text = (tmp_path / "out" / "clean" / f"test.{side}").read_text()
+        assert text.count(f" of {side}\n") == 20
+    assert (tmp_path / "out" / "bin" / "train.yy-xx.yy.bin").is_file()
+    code, _, err = prepare(tmp_path, declared, "--src", "xx", "--tgt", "zz")
+    assert (code, err) == (1, "data_prep: set has xx and yy, not xx and zz\n")
 
 
 def test_columns_by_the_header(server, tmp_path):

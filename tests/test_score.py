@@ -40,6 +40,8 @@ def test_scores_and_signatures(lines):
     assert found["chrf_signature"].startswith("nrefs:1|case:mixed")
     assert found["bleu"] != found["bleu_intl"]
     assert score(references, references)["chrf"] == 100
+    assert score(references, references)["length_ratio"] == 1
+    assert score(["a b c"], ["a b c d"])["length_ratio"] == 0.75
 
 
 def test_a_difference_and_its_significance(lines):

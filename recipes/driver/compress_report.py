@@ -9,7 +9,7 @@ from typing import Dict, List, Sequence, Tuple
 from tabulate import tabulate
 
 from ..report import MARK, MARKED, data_text, difference, spread
-from .models import Model
+from .models import DENSE, Model
 from .results import Line, read_lines
 from .settings import WAYS
 
@@ -58,7 +58,10 @@ def tables(lines: Sequence[Line], heading: str = "#") -> str:
         groups.setdefault(line["comparison"], []).append(line)
     parts = []
     for group in groups.values():
-        title = f"Compression: {group[0]['experiment']}, size {group[0]['size']}"
+        models = {Model.parse(line["model"]) for line in group} - {DENSE}
+        names = " and ".join(m.name for m in sorted(models, key=lambda m: m.order))
+        title = f"Compression to {names}: {group[0]['experiment']}"
+        title += f", size {group[0]['size']}"
         parts += [f"{heading} {title}", _caption(group), _table(group)]
     return "\n\n".join(parts)
 

@@ -110,9 +110,9 @@ def _declared(source: Source, kind: str) -> Tuple[DataSet, Optional[Files]]:
         data_set = load(source.data_set)
     else:
         data_set = DataSet("-".join(pair), "own files", kind)
+    own_files = bool(source.prefixes or source.raw)
     data_set = replace(
-        data_set,
-        languages=pair or data_set.languages,
+        data_set.between(pair, own_files),
         subwords=source.subwords or data_set.subwords,
         lines=source.lines,
     )
@@ -123,7 +123,7 @@ def _declared(source: Source, kind: str) -> Tuple[DataSet, Optional[Files]]:
             for split, prefix in source.prefixes.items()
         }
     elif source.raw:
-        raw = raw_files(source.raw, data_set.languages or ("tsv",))
+        raw = raw_files(source.raw, data_set.sides)
     return data_set, raw and {
         split: [file.absolute() for file in files] for split, files in raw.items()
     }

@@ -250,7 +250,7 @@ def _shifts(models: Sequence[Drawn]) -> List[float]:
     for i, following in zip(order, [*order[1:], None]):
         crowd.append(i)
         if following is None or places[following] - places[i] > step:
-            for slot, member in enumerate(sorted(crowd)):
+            for slot, member in enumerate(crowd):  # from small to large
                 middle = places[crowd[0]] + (places[crowd[-1]] - places[crowd[0]]) / 2
                 place = middle + step * (slot - (len(crowd) - 1) / 2)
                 shifts[member] = math.exp(place - places[member])

@@ -551,8 +551,14 @@ def _parse(
         known = {name: getattr(paper, name) for name in OF_THE_PAPER if name in given}
         parser.set_defaults(**{name: value for name, value in known.items() if value})
         given = parser.parse_intermixed_args(arguments[:end])
-    if paper and given.src and (given.src, given.tgt) != declared.languages:
-        paper = None  # the other direction
+    if declared and given.src and given.tgt:
+        pair = (given.src, given.tgt)
+        if pair != declared.languages:
+            paper = None  # the other direction
+        try:
+            declared.between(pair, bool(given.raw or given.train))
+        except DataError as error:
+            parser.error(str(error))
     given.extra, given.paper = tuple(arguments[end + 1 :]), paper
     try:
         models = tuple(map(Model.parse, given.models))

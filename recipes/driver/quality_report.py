@@ -11,7 +11,17 @@ from tabulate import tabulate
 
 from data_prep import DataError
 
-from ..report import MARK, MARKED, Row, data_text, difference, p_values, spread
+from ..report import (
+    LENGTH,
+    MARK,
+    MARKED,
+    Row,
+    data_text,
+    difference,
+    lengths,
+    p_values,
+    spread,
+)
 from .flags import split_phm
 from .models import DENSE, Model
 from .results import Line, read_lines, united
@@ -43,6 +53,13 @@ P_VALUES = (
     " p: approximate randomisation of BLEU against the dense model of the same seed, "
     "lowest to highest."
 )
+READING = f"{NOTE}{P_VALUES} {LENGTH}"
+"""How to read the tables, with all columns that there can be."""
+
+PICTURES = {
+    "loss-parameters": "Validation loss against parameters",
+    "loss-time": "Validation loss against training time",
+}
 SAME_SIZE = "Differences are to the dense model of about the same size."
 
 
@@ -190,6 +207,7 @@ def render(
     prefix: str = "",
     heading: str = "#",
     views: Sequence[str] = VIEWS,
+    explained: bool = True,
 ) -> Tuple[str, Dict[str, bytes]]:
     """Make tables as Markdown, and the pictures that they link.
 
@@ -198,6 +216,7 @@ def render(
         prefix: of the pictures' names.
         heading: of the sections.
         views: the tables to make.
+        explained: say how to read the tables.
 
     Raises:
         DataError: there is no run of the dense model, or none at all.
@@ -210,17 +229,25 @@ def render(
         runs = Runs(group)
         if not runs.of(TWIN, EQUAL_UPDATES):
             raise DataError(f"{runs.title}: no run of the dense model")
-        texts.append(tables(runs, heading, views))
+        texts.append(tables(runs, heading, views, explained))
         for name, picture in pictures(runs).items():
             file = f"{prefix}{name}{f'-{number}' if number > 1 else ''}.svg"
             files[file] = picture
-            texts.append(f"![{runs.title}]({file})")
+            texts.append(f"![{PICTURES[name]}: {runs.title}]({file})")
     return "\n\n".join(texts), files
 
 
-def tables(runs: Runs, heading: str = "#", views: Sequence[str] = VIEWS) -> str:
+def tables(
+    runs: Runs,
+    heading: str = "#",
+    views: Sequence[str] = VIEWS,
+    explained: bool = True,
+) -> str:
     """Make the tables of those views that there are, as Markdown."""
     parts = [f"{heading} Quality: {runs.title}", _caption(runs)]
+    if explained:
+        length = f" {LENGTH}" if lengths(runs.lines) else ""
+        parts.append(f"{NOTE}{P_VALUES * _tested(runs)}{length}")
     if "updates" in views:
         parts += [f"{heading}# Equal updates", _equal_updates(runs)]
     shares: Dict[float, List[Row]] = {}
@@ -273,7 +300,7 @@ def _caption(runs: Runs) -> str:
     if "tokens_per_second" in line:
         text += f" Dense: {line['tokens_per_second']:,.0f} tokens a second"
         text += f" ({line['hardware']})." if "hardware" in line else "."
-    return f"{text}\n\n{NOTE}{P_VALUES * _tested(runs)}"
+    return text
 
 
 def _tested(runs: Runs) -> bool:
@@ -343,6 +370,7 @@ def _scores(runs: Runs, row: Row, part: str, reference: Row) -> Dict[str, str]:
         "to dense": difference(lines, others, "validation_loss", "+.3f"),
         "BLEU": spread([line["bleu"] for line in lines]),
         "BLEU to dense": difference(lines, others, "bleu", "+.2f"),
+        **({"length": lengths(lines)} if lengths(runs.lines) else {}),
         **({"p": p_values(lines)} if _tested(runs) and reference == TWIN else {}),
     }
 

@@ -29,8 +29,8 @@ _TYPES: Dict[str, Tuple[Any, str]] = {
     ),
     "a number": (
         (int, float),
-        "accuracy bleu bleu_intl bleu_p chrf decoding_seconds lenpen perplexity "
-        "seconds_per_update throughput tokens_per_second training_seconds "
+        "accuracy bleu bleu_intl bleu_p chrf decoding_seconds length_ratio lenpen "
+        "perplexity seconds_per_update throughput tokens_per_second training_seconds "
         "valid_accuracy validation_loss word_perplexity",
     ),
     "a number or null": ((int, float, type(None)), "energy lr"),

@@ -18,12 +18,12 @@ NEEDED = (
 )  # fmt: skip
 NOTE = (
     "`{arch}`{depth}, {precision}, untrained, on {hardware}. Data: {data}. Training: "
-    "seconds of 100 updates, fairseq's step with clipping and Adam, batches of at "
-    "most {max_tokens:,} tokens. Search: seconds for {sentences} sentences of the test "
-    "set, at most {batch} a batch, beam {beam}, hypotheses as long as the longest "
-    "reference of their batch. Medians of {rounds} rounds in which the models take "
-    "turns; times over the dense model's with their quartiles. Parameters without "
-    "embeddings."
+    "seconds of 100 updates, by three a round, fairseq's step with clipping and Adam, "
+    "batches of at most {max_tokens:,} tokens. Search: seconds for {sentences} "
+    "sentences of the test set, at most {batch} a batch, beam {beam}, hypotheses as "
+    "long as the longest reference of their batch. Medians of {rounds} rounds in which "
+    "the models take turns; times over the dense model's with their quartiles. "
+    "Parameters without embeddings."
 )
 
 
