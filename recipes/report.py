@@ -65,6 +65,8 @@ MARKED = (
 
 LENGTH = "Length: of translations over references; BLEU penalises a shorter one."
 
+PAPERS = " The paper's columns are of its own size and data."
+
 MEANS = ("factors", "weights", "none", "")
 Run = Dict[str, Any]
 
@@ -146,6 +148,8 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"report: {error.filename}: {error.strerror}")
     if given:
+        if not results:
+            sys.exit(f"report: no results in {', '.join(map(str, given))}")
         print("\n\n".join(tables(results)))
         return
     from .driver import compress_report, speed_report  # they need this module
@@ -527,7 +531,8 @@ def _caption(table: Table) -> str:
             f"{_length(table, 'epochs')}, checkpoint of the best validation."
         )
         text += f" Vectors: {settings['vectors']}." if settings.get("vectors") else ""
-        return text + (f" Data: {data_text(settings)}." if "data" in settings else "")
+        text += f" Data: {data_text(settings)}." if "data" in settings else ""
+        return text + PAPERS * any(map(_paper_score, table.rows.values()))
     parts = [f"Size {settings['size']}", _length(table, "updates")]
     if len(table.means) == 1:
         counts = sorted({run.get("checkpoints", 1) for run in table.runs})
@@ -546,7 +551,7 @@ def _caption(table: Table) -> str:
     )
     text += f" {LENGTH}" if lengths(table.runs) else ""
     if settings["size"] != "paper" and any(map(_paper_score, table.rows.values())):
-        text += " The paper's columns are of its own size and data."
+        text += PAPERS
     return text
 
 

@@ -242,6 +242,12 @@ def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
         ),
         (["--", "--max-epoch=9"], "--max-epoch after --: the recipe has --updates"),
         (["--", "--seed", "9"], "--seed after --: the recipe has --seeds for this"),
+        (["--seeds", "1", "-2"], "--seeds -2: a seed is 0 to 4294967295"),
+        (["--out", "a:b"], "--out a:b: fairseq splits paths at :"),
+        (
+            ["--models", "4r4", "--mean", "weights"],
+            "--mean weights is not for 4r4 with --phm-rule-rank",
+        ),
         (["--", "-a", "phm_transformer"], "--arch after --: the recipe has --arch for"),
         (
             ["--models", "4r4", "--", "--phm-rule-rank=2"],
@@ -268,6 +274,16 @@ def test_bad_options_end_in_one_line(translate, arguments, message, capsys):
 )
 def test_bad_data_sets_end_in_one_line(translate, arguments, message, capsys):
     test_bad_options_end_in_one_line(translate, arguments, message, capsys)
+
+
+def test_other_languages_than_the_declared_ones_are_refused(capsys):
+    languages = ["--src", "en", "--tgt", "de"]
+    made = parse_translation(["iwslt14-de-en", *languages])
+    assert made.source.languages == ("en", "de") and not made.published
+    with pytest.raises(SystemExit):
+        parse_translation(["iwslt14-de-en", *languages[:3], "fr"])
+    message = "iwslt14-de-en has de and en, not en and fr"
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_more_gpus_than_there_are_is_one_line(translate):

@@ -286,6 +286,14 @@ def test_other_bytes_are_named(folder):
         report.main()
 
 
+def test_a_file_without_results_is_one_line(tmp_path, monkeypatch):
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    monkeypatch.setattr(sys, "argv", ["report", str(empty)])
+    with pytest.raises(SystemExit, match=f"report: no results in {empty}"):
+        report.main()
+
+
 def test_prints_the_tables_of_files(folder, monkeypatch, capsys):
     monkeypatch.setattr(
         sys, "argv", ["report", str(folder / "results" / "runs" / "all.jsonl")]

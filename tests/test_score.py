@@ -50,11 +50,20 @@ def test_a_difference_and_its_significance(lines):
     difference = score(good, references)["bleu"] - score(bad, references)["bleu"]
     assert found["bleu_difference"] == pytest.approx(difference, abs=0.011)
     assert found["bleu_p"] < 0.01
-    assert "ar:10000|seed:12345" in found["test_signature"]
+    assert found["test_signature"].startswith("ar:10000|seed:12345|scipy:")
     assert found == compare(good, bad, references)
     same = compare(good, good, references)
     assert same["bleu_difference"] == 0 and same["bleu_p"] == 1
     assert compare(["q"] * 60, ["z"] * 60, references)["bleu_p"] == 1  # 0 BLEU twice
+
+
+@pytest.mark.parametrize("differing,expected", [(1, 1.0), (2, 0.5), (3, 0.25)])
+def test_few_lines_that_differ_prove_nothing(lines, differing, expected):
+    references, good, _ = lines
+    system = [*references[:differing], *good[differing:]]
+    baseline = [*["x y"] * differing, *good[differing:]]
+    p = compare(system, baseline, references)["bleu_p"]
+    assert p == pytest.approx(expected, abs=0.03)
 
 
 def test_of_equally_good_systems_p_is_uniform(lines):
@@ -95,7 +104,7 @@ def test_command_line(lines, tmp_path, monkeypatch, capsys):
 
     assert "tok:intl" in call("good") and "p =" not in call("good")
     text = call("good", "bad")
-    assert "over the baseline, p = 0.0001" in text and "seed:12345" in text
+    assert "over the baseline, p = 0.0002" in text and "seed:12345" in text
     for files, message in [
         (["short"], "short has 1 lines but .*ref has 60"),
         (["good", "short"], "short has 1 lines but .*ref has 60"),

@@ -160,8 +160,9 @@ class ClassificationRun(Run):
         scores = {key: 100 * sum(r) / len(r) for key, r in groups.items()}
         result: Dict[str, Any] = {"accuracy": scores.pop("all")}
         if by:
-            result["accuracy_by"] = {key: scores[key] for key in sorted(scores)}
-            result["rows_by"] = {key: len(groups[key]) for key in sorted(scores)}
+            order = sorted(scores, key=lambda key: (key.zfill(20), key))
+            result["accuracy_by"] = {key: scores[key] for key in order}
+            result["rows_by"] = {key: len(groups[key]) for key in order}
             result["rows_by_name"] = f"number of {by}"
         return result
 

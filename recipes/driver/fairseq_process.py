@@ -28,6 +28,9 @@ DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN
 POLL = 0.05
 """Seconds between looks at the log of a process."""
 
+FULL = 1 << 20
+"""Free bytes below which a disk is called full, where a process has failed."""
+
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
@@ -85,8 +88,12 @@ def _show(bar: tqdm, lines: Iterable[str], epochs: int) -> None:
         lines: of the log.
         epochs: length of the training, where it tells the number of updates; or 0.
     """
-    valid = ""
+    valid = skipped = ""
     for line in lines:
+        too_long = re.search(r"[\d,]+ samples have invalid sizes", line)
+        if too_long and too_long[0] != skipped:
+            skipped = too_long[0]
+            bar.write(f"{bar.desc}: {skipped} and are left out, see the log")
         per_epoch = re.search(r"grouped total_num_itrs = (\d+)", line)
         if per_epoch and epochs:
             bar.total = epochs * int(per_epoch[1])
@@ -192,6 +199,8 @@ def follow(
         failed = process.wait()
     if failed:
         name = Path(command[0]).name
+        if shutil.disk_usage(log.parent).free < FULL:
+            last = "the disk is full"
         raise RunError(f"{name} failed, see {log}: {diverged or last}")
 
 

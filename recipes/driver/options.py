@@ -54,10 +54,12 @@ NOT_EVERYWHERE = {
 """Options that some recipes lack."""
 
 FLAGS = {
-    "--arch": ["--arch"], "--lr": ["--lr", "--lrs"],
+    "--arch": ["--arch"], "--bf16": ["--bf16"], "--fp16": ["--fp16"],
+    "--lr": ["--lr", "--lrs"],
     "--max-epoch": ["--epochs", "--updates"], "--max-tokens": ["--max-tokens"],
     "--max-update": ["--updates"], "--phm-n": ["--models"], "--save-dir": ["--out"],
-    "--seed": ["--seeds"], "--tokens-per-sample": ["--tokens-per-sample"],
+    "--save-interval-updates": ["--save-interval"], "--seed": ["--seeds"],
+    "--tokens-per-sample": ["--tokens-per-sample"],
     "--warmup-updates": ["--warmup-updates"],
 }  # fmt: skip
 """Flags of fairseq-train, and the options of recipes that make them."""
@@ -571,6 +573,10 @@ def _parse(
         )
     )
     given.seeds = list(dict.fromkeys(given.seeds))
+    if not all(0 <= seed < 2**32 for seed in given.seeds):
+        parser.error(f"--seeds {min(given.seeds)}: a seed is 0 to {2**32 - 1}")
+    if os.pathsep in str(given.out.absolute()):
+        parser.error(f"--out {given.out}: fairseq splits paths at {os.pathsep}")
     for name, value in vars(given).items():
         option = f"--{name.replace('_', '-')}"
         least = 0 if name in ("extend", "lines", "node_rank") else 1
@@ -675,6 +681,9 @@ def _check_models(
         for flag in made:
             if flag in flags:
                 parser.error(f"{flag} after --: {model} of --models is made by it")
+        low_rank = {"--phm-rule-rank", "--phm-rank"} & {*made, *flags}
+        if low_rank and getattr(given, "mean", "") == "weights":
+            parser.error(f"--mean weights is not for {model} with {min(low_rank)}")
         widths = None if own_widths else WIDTHS.get(arch)
         if widths and (widths.attention % model.n or widths.ffn % model.n):
             parser.error(

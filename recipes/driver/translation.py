@@ -195,7 +195,7 @@ class TranslationRun(Run):
         lines = len(self.test(self.source))
         subwords, seconds = self.translate(self.generate_command(), "test", lines)
         hypotheses = decode(self.data.subwords, subwords)
-        text = self.decoding.with_suffix(f".{self.target}")
+        text = self.decoding.with_suffix(f".{self.target}.txt")
         text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
         search = self.experiment.search
         averaged = min(search.num_checkpoints, len(numbered(self.folder)) or 1)
