@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a scored translation: environment, corpus, training, decoding, BLEU.
-#   ./recipes/quickstart.sh                demo corpus, English to German, about 5 minutes
+#   ./recipes/quickstart.sh                demo corpus, English to German, about 4 minutes
 #   ./recipes/quickstart.sh --compare      and what shows what PHM is for: rules of rank n,
 #                                          the dense twin, a dense model of equal size
 #   ./recipes/quickstart.sh --help         all options, your own files among them
