@@ -207,7 +207,7 @@ def test_report_from_lines_only(tmp_path, monkeypatch, capsys):
     assert tables_text.strip() in capsys.readouterr().out
     assert "Quality: Xx, size demo" in tables_text and "size small" in tables_text
     assert tables_text.count("## Equal time") == 1
-    assert "![Xx, size small](loss-time-2.svg)" in tables_text
+    assert "training time: Xx, size small](loss-time-2.svg)" in tables_text
     assert all(first[name].startswith(b"<?xml") for name in first if "svg" in name)
     assert made() == first
 
