@@ -150,11 +150,26 @@ def _pair(parent: str, model: Mapping[str, Tensor]) -> Optional[str]:
     return PAIRS.get(_name(without_fusion(parent, model)))
 
 
+def untie_different_rules(model: nn.Module, state_dict: Mapping[str, Any]) -> bool:
+    """Give layers rules of their own where a state dict has more than the model.
+
+    Checkpoints have from when rules were not shared by default. Nothing is done where
+    all layers that share a rule have the same one in ``state_dict``.
+
+    Returns:
+        Whether rules were untied.
+    """
+    repeated = _repeated_rules(model, state_dict)
+    if not any(one.differs(state_dict) for one in repeated):
+        return False
+    for layer in {one.layer for one in repeated}:
+        layer.untie_rule()
+    logger.info("The checkpoint has more rules than are shared by default")
+    return True
+
+
 def fit_shared_rules(
-    model: nn.Module,
-    state_dict: Mapping[str, Any],
-    share_rule: str,
-    separate: bool = False,
+    model: nn.Module, state_dict: Mapping[str, Any], share_rule: str
 ) -> Dict[str, Any]:
     """Return a state dict that the layers of a model with shared rules can load.
 
@@ -163,49 +178,45 @@ def fit_shared_rules(
         state_dict: of the same model, or one from which whole layers were pruned: the
             rule of a stack or model may have gone with them, and is found again.
         share_rule: how far rules reach in the model.
-        separate: layers whose rules differ in ``state_dict`` get rules of their own,
-            as checkpoints have from when rules were not shared by default.
 
     Raises:
-        ValueError: different rules for layers that share one, unless ``separate``.
+        ValueError: different rules for layers that share one.
     """
-    parents: Dict[int, str] = {}
-    apart = 0
-    for path, module in model.named_modules():
-        if not isinstance(module, PHMLinear):
-            continue
-        different = _different_rules(path, module, state_dict, parents)
-        if different and separate:
-            module.untie_rule()
-            apart += 1
-        elif different:
-            key, parent = next(iter(different.items()))
+    for one in _repeated_rules(model, state_dict):
+        if one.differs(state_dict):
             raise ValueError(
-                f"the checkpoint has different rules at {parent} and {key}, which are "
-                f"one with --phm-share-rule {share_rule}"
+                f"the checkpoint has different rules at {one.first} and {one.key}, "
+                f"which are one with --phm-share-rule {share_rule}"
             )
-    if apart:
-        logger.info("The checkpoint has rules of their own for %d more layers", apart)
     if share_rule not in ("stack", "model"):
         return dict(state_dict)
     return _with_rules_of_pruned_layers(state_dict, share_rule)
 
 
-def _different_rules(
-    path: str, layer: PHMLinear, state: Mapping[str, Any], parents: Dict[int, str]
-) -> Dict[str, str]:
-    """Return the keys of a layer's rule that differ from those of its parent.
+class _Repeated(NamedTuple):
+    """A rule that a state dict has at two keys, and a model once."""
 
-    ``parents`` maps a parameter to the first key with it, and is filled here.
-    """
-    different = {}
-    for name in RULES:
-        key = f"{path}.{name}"
-        if key in state:
-            parent = parents.setdefault(id(layer.stored(name)), key)
-            if not torch.equal(state[key], state[parent]):
-                different[key] = parent
-    return different
+    layer: PHMLinear
+    key: str
+    first: str
+
+    def differs(self, state: Mapping[str, Any]) -> bool:
+        return not torch.equal(state[self.key], state[self.first])
+
+
+def _repeated_rules(model: nn.Module, state: Mapping[str, Any]) -> List[_Repeated]:
+    repeated = []
+    parents: Dict[int, str] = {}
+    for path, layer in model.named_modules():
+        if not isinstance(layer, PHMLinear):
+            continue
+        for name in RULES:
+            key = f"{path}.{name}"
+            if key in state:
+                first = parents.setdefault(id(layer.stored(name)), key)
+                if first != key:
+                    repeated.append(_Repeated(layer, key, first))
+    return repeated
 
 
 def _with_rules_of_pruned_layers(

@@ -265,6 +265,19 @@ def test_models_have_it_and_script_without(task):
         model(**padded_batch(task))
 
 
+@pytest.mark.parametrize("maps", ["separate", "fused"])
+@torch.no_grad()
+def test_hooks_of_projections_are_called(maps):
+    attention = attention_pair(maps)[0].eval()
+    query, _, padding = batch(False)
+    before = attention(query, query, query, padding)[0]
+    calls = []
+    attention.v_proj.register_forward_pre_hook(lambda *_: calls.append("before"))
+    attention.v_proj.register_forward_hook(lambda *_: calls.append("after"))
+    torch.testing.assert_close(attention(query, query, query, padding)[0], before)
+    assert calls == ["before", "after"]
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,)])
 @torch.no_grad()

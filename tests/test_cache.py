@@ -52,6 +52,14 @@ EDITS = {
 }
 
 
+@torch.no_grad()
+def test_follows_the_rate_of_the_rule():
+    layer = PHMLinear(16, 24, 4, rule_lr=2).eval()
+    before = layer.weight.clone()
+    layer.rule_lr = 4.0
+    torch.testing.assert_close(layer.weight, 2 * before)
+
+
 def weight_of(layer):
     return layer.weight_ih_l0_reverse if isinstance(layer, PHMLSTM) else layer.weight
 
@@ -93,10 +101,13 @@ class Half(nn.Module):
 
 @pytest.mark.parametrize("how", ["pruned", "parametrized"])
 @pytest.mark.parametrize("name", ["blocks", "rule", "scaled_rule", "scaled_rule_v"])
+@pytest.mark.parametrize("path", ["weight", "CP rank"])
 @torch.no_grad()
-def test_factors_that_torch_computes(how, name):
+def test_factors_that_torch_computes(how, name, path, monkeypatch):
     rank, rate = 3 * name.endswith("v"), 8 if "scaled" in name else 1
     layer = PHMLinear(16, 24, 4, rule_rank=rank, rule_lr=rate)
+    path = path if rank else "weight"
+    monkeypatch.setattr("fairseq_phm.modules.linear.choose_path", lambda *_: path)
     if how == "pruned":
         prune.random_unstructured(layer, name, 0.5)
         held = getattr(layer, f"{name}_orig")
@@ -104,6 +115,8 @@ def test_factors_that_torch_computes(how, name):
         parametrize.register_parametrization(layer, name, Half())
         held = layer.parametrizations[name].original
     layer.eval()
+    if not rank:
+        torch.testing.assert_close(layer.rule, layer.full_rule())
     x = torch.randn(3, 16)
     for _ in range(2):
         expected = nn.functional.linear(x, layer.build_weight(), layer.bias)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from fairseq_phm import PHMLinear
 from fairseq_phm.functional import (
@@ -18,6 +19,7 @@ from fairseq_phm.functional import (
 )
 from fairseq_phm.functional.dispatch import CP, FACTORED, WEIGHT
 from fairseq_phm.functional.tuning_table import TUNING_TABLE
+from fairseq_phm.functional.weight_first import weight_first
 from fairseq_phm.modules import PHMLinearRows
 
 SHAPES = [(), (1,), (5,), (2, 3), (0,), (2, 0, 4)]
@@ -110,6 +112,25 @@ def test_cp_linear_is_exact(n, rank, bias, grad, monkeypatch):
         assert y.shape == (*shape, n * 3) and y.requires_grad == grad
         exact = oracle(x, rule, blocks, bias)
         np.testing.assert_allclose(y.detach().numpy(), exact, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_transforms_of_torch_func(bias):
+    factors, blocks = random_cp_factors(4, 4), torch.randn(4, 3, 7)
+    x, weight = torch.randn(5, 6, 28), torch.randn(12, 28)
+    bias = torch.randn(12) if bias else None
+    for product in (
+        lambda x: cp_linear(x, *factors, blocks, bias),
+        lambda x: weight_first(x, weight, bias),
+    ):
+        torch.testing.assert_close(torch.func.vmap(product)(x), product(x))
+        moved = product(x) if bias is None else product(x) - bias
+        found = torch.func.jvp(product, (x,), (x,))
+        torch.testing.assert_close(found, (product(x), moved))
+        with forward_ad.dual_level():
+            dual = product(forward_ad.make_dual(x, x))
+            torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, moved)
 
 
 def test_gradcheck_of_cp_linear():

@@ -72,6 +72,8 @@ def test_materialize_rows_equal_rows_of_the_whole():
         for stop in range(start + 1, 25):
             rows = materialize(rule, blocks, start, stop)
             assert torch.allclose(rows, H[start:stop], atol=1e-6)
+        torch.testing.assert_close(materialize(rule, blocks, start), H[start:])
+    assert torch.equal(materialize(None, blocks[:1], 2), blocks[0, 2:])
     assert materialize(None, blocks[:1]) is not None
     assert torch.equal(materialize(None, blocks[:1], 2, 5), blocks[0, 2:5])
 

@@ -10,6 +10,7 @@ from conftest import ROOT, hydra_train, run
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.sequence_generator import SequenceGenerator
+from forked import python
 from torch import nn
 
 from fairseq_phm import PHMLinear, PHMTransformerLanguageModel, count_parameters
@@ -262,6 +263,26 @@ def test_trains_evaluates_and_generates(corpus, tmp_path, flags):
     lines = generated(corpus, checkpoint)
     follows = [int(b) == (int(a) + 1) % 10 for x in lines for a, b in zip(x, x[1:])]
     assert sum(follows) > 0.9 * len(follows)
+
+
+@pytest.mark.parametrize("former", ["none", "value"])
+def test_older_checkpoints_train_on_and_load_everywhere(corpus, tmp_path, former):
+    """Without the flag of the first training; what is saved then has what it needs."""
+    arch = ["--arch", "phm_transformer_lm"]
+    train(corpus, tmp_path, *arch, "--phm-share-rule", former, updates=2)
+    last = tmp_path / "checkpoint_last.pt"
+    before = torch.load(last, weights_only=False)
+    output = train(corpus, tmp_path, *arch, updates=4)
+    assert "more rules than are shared by default" in output
+    after = torch.load(last, weights_only=False)
+    assert after["optimizer_history"][-1]["num_updates"] == 4
+    assert after["model"].keys() == before["model"].keys()
+    assert after["cfg"]["model"].phm_share_rule == former
+    perplexity(corpus, last)
+    for command in (["params", last], ["densify", last, tmp_path / "dense.pt"]):
+        python("-m", "fairseq_phm", *command, check=True)
+    perplexity(corpus, tmp_path / "dense.pt")
+    train(corpus, tmp_path, *arch, updates=5)
 
 
 def test_adaptive_softmax_trains(corpus, tmp_path):

@@ -165,6 +165,25 @@ def test_reset_keeps_a_frozen_rule(options):
     assert not torch.equal(layer.blocks, blocks)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("copied", [False, True])
+def test_reset_makes_what_was_on_the_meta_device(name, copied):
+    options = VARIANTS[name]
+    with torch.device("meta"):
+        empty = PHMLinear(60, 120, **options)
+    empty = copy.deepcopy(empty) if copied else empty
+    empty = empty.to_empty(device="cpu")
+    for tensor in (*empty.parameters(), *empty.buffers()):
+        tensor.data.fill_(float("nan"))
+    empty.reset_parameters(generator=torch.Generator().manual_seed(1))
+    assert torch.isfinite(empty.weight).all()
+    if "rule" in options:
+        layer = PHMLinear(60, 120, **options)
+        assert torch.equal(empty.full_rule(), layer.full_rule())
+        empty.reset_parameters()
+        assert torch.equal(empty.full_rule(), layer.full_rule())
+
+
 def test_rule_values():
     quaternion = multiplication_rule("quaternion")
     warm = PHMLinear(8, 8, 4, rule="quaternion")
@@ -298,6 +317,15 @@ def test_two_rules_do_not_load_into_one():
     other = PHMLinear(8, 8, 2, rule="random")
     tied[1].load_state_dict(other.state_dict())  # another call may change it
     assert torch.equal(tied[0].rule, other.rule)
+
+
+def test_a_frozen_rule_of_another_layer_is_a_copy():
+    owner = PHMLinear(8, 8, n=4, rule="quaternion", freeze_rule=True)
+    for freeze in (False, True):
+        other = PHMLinear(8, 8, n=4, rule=owner, freeze_rule=freeze)
+        assert torch.equal(other.rule, owner.rule) and other.rule is not owner.rule
+        owner.rule.mul_(2)
+        assert not torch.equal(other.rule, owner.rule)
 
 
 def test_a_frozen_rule_that_is_unfrozen_learns():

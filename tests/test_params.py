@@ -53,6 +53,15 @@ def test_sums_are_those_of_the_models(options):
     assert isinstance(dense, TransformerModel.__mro__[1])
 
 
+def test_sums_of_lstms():
+    parsed = params._parse_model(argparse.ArgumentParser(), "phm_lstm", [])
+    model = build(parsed, 40, 50).model
+    inner = [r for r in params.rows(model) if r.name not in
+             (params.EMBEDDINGS, params.OUTPUT)]  # fmt: skip
+    counted = count_parameters(model)["non_embedding"]
+    assert sum(row.parameters for row in inner) == counted
+
+
 def test_an_architecture_with_flags(table):
     found = table(*SMALL, "--phm-n", "8", "--share-all-embeddings")
     assert found["embeddings"][:2] == ["12800", "12800"]

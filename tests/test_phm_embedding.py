@@ -147,6 +147,18 @@ def test_bad_arguments(sizes, options, message):
         PHMEmbedding(*sizes, **options)
 
 
+def test_a_padding_that_counts_from_the_end():
+    words = PHMEmbedding(10, 8, n=4, padding_idx=-1)
+    assert words.padding_idx == 9 and not words(torch.tensor(9)).any()
+    with pytest.raises(ValueError, match="padding_idx=-11 is none of 10 words"):
+        PHMEmbedding(10, 8, n=4, padding_idx=-11)
+
+
+def test_vmap_over_tokens(words):
+    tokens = torch.randint(WORDS, (3, 5))
+    torch.testing.assert_close(torch.func.vmap(words)(tokens), words(tokens))
+
+
 def test_rate_of_the_rule():
     """A step of the optimizer moves A rule_lr times as far; checkpoints hold A."""
     torch.manual_seed(1)

@@ -160,6 +160,7 @@ def test_checkpoints_of_unshared_rules_load_by_default(task, rank):
     torch.testing.assert_close(model(**batch)[0], old(**batch)[0])
     counts = [sum(p.numel() for p in m.parameters()) for m in (old, model)]
     assert counts[0] == counts[1]
+    assert model.left_open.phm_share_rule == model.cfg.phm_share_rule == "none"
     again = tiny_transformer(task, seed=2, phm_share_rule="none", **options)
     again.load_state_dict(model.state_dict())
 
@@ -270,6 +271,11 @@ def test_a_model_fairseq_does_not_know():
     assert model[0].up.n == 4 and model[1].attention.query.n == 2
     assert model[0].down is model[1].down
     assert len(layers_of(model)) == 0
+    layers = [m for m in model.modules() if isinstance(m, PHMLinear)]
+    weights = {id(p): p.numel() for m in layers for k, p in m.named_parameters()
+               if k != "bias"}  # fmt: skip
+    assert count_parameters(model, projections)["projections"] == sum(weights.values())
+    assert count_parameters(model)["projections"] == 0
     with pytest.raises(ValueError, match="no linear projection called fc1"):
         substitute(nn.Linear(3, 3), 2, projections={"ffn": ("fc1",)})
     with pytest.raises(ValueError, match="unknown kind of sublayer attention"):
@@ -283,6 +289,34 @@ def test_only_chosen_projections_of_a_fairseq_model(task):
     substitute(model, 2, projections={"self_attention": ("q_proj", "k_proj")})
     assert model.encoder.layers[0].self_attn.q_proj.n == 2
     assert isinstance(model.encoder.layers[0].self_attn.v_proj, nn.Linear)
+
+
+def test_the_name_of_one_projection():
+    block = nn.Module()
+    block.linear1, block.other = nn.Linear(8, 8), nn.Linear(8, 8)
+    substitute(block, 2, projections={"ffn": "linear1"})
+    assert isinstance(block.linear1, PHMLinear) and isinstance(block.other, nn.Linear)
+    with pytest.raises(ValueError, match="no linear projection called linear2"):
+        substitute(block, 2, projections={"ffn": "linear2"})
+
+
+def test_layers_with_one_weight_are_refused():
+    block = nn.Module()
+    block.fc1, block.fc2 = nn.Linear(8, 8), nn.Linear(8, 8)
+    block.fc2.weight = block.fc1.weight
+    with pytest.raises(ValueError, match="^fc1 and fc2 are two layers with one weight"):
+        substitute(block, 2)
+
+
+def test_a_model_on_the_meta_device():
+    with torch.device("meta"):
+        block = nn.Module()
+        block.fc1, block.fc2 = nn.Linear(8, 16), nn.Linear(16, 8)
+    substitute(block, 2, rule="complex").to_empty(device="cpu")
+    for layer in (block.fc1, block.fc2):
+        assert isinstance(layer, PHMLinear) and not layer.weight.is_meta
+        layer.reset_parameters()
+        assert torch.isfinite(layer(torch.randn(3, layer.in_features))).all()
 
 
 @pytest.mark.parametrize(

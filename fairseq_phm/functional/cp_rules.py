@@ -7,6 +7,8 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
+from .tracing import can_write_out
+
 CHUNK = 256
 """Tokens that are mixed and multiplied at a time: what is between stays in caches."""
 
@@ -170,10 +172,7 @@ def cp_linear(
     tokens = input.reshape(-1, n, width)
     combined = (u.t() @ blocks.reshape(n, -1)).view(-1, height, width).transpose(1, 2)
     shift = None if bias is None else bias.view(1, n, height)
-    factors = (input, u, v, w, blocks, bias)
-    if torch.is_grad_enabled() and any(
-        factor is not None and factor.requires_grad for factor in factors
-    ):
+    if not can_write_out(input, u, v, w, blocks, bias):
         parts = [
             _products(chunk, v, w, combined, shift) for chunk in tokens.split(CHUNK)
         ]

@@ -130,7 +130,7 @@ def materialize(
         rule: (n, n, n), or None for n = 1: then the weight is ``blocks[0]``.
         blocks: (n, out/n, in/n).
         start: first row.
-        stop: row behind the last one; None for all. Few rows outside are computed.
+        stop: row behind the last one; None: to the end. Few rows outside are computed.
 
     Returns:
         Tensor (stop - start, in).
@@ -140,11 +140,13 @@ def materialize(
     >>> rows.allclose(kronecker_sum(rule, blocks)[8:16])
     True
     """
-    if rule is None:
-        return blocks[0] if stop is None else blocks[0, start:stop]
-    if stop is None:
-        return kronecker_sum(rule, blocks)
+    if start == 0 and stop is None:
+        return blocks[0] if rule is None else kronecker_sum(rule, blocks)
     height = blocks.size(1)
+    if stop is None:
+        stop = blocks.size(0) * height
+    if rule is None:
+        return blocks[0, start:stop]
     first = start // height
     last = (stop - 1) // height + 1
     rows = kronecker_sum(rule[:, first:last], blocks)

@@ -1,9 +1,10 @@
 """States of torch in which a computation must not depend on sizes or on values."""
 
-from typing import Callable
+from typing import Callable, Optional
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 
 def is_autocasting() -> bool:
@@ -22,12 +23,24 @@ def is_plain(tensor: Tensor) -> bool:
     Those of torch.func's transforms, fake tensors and other subclasses are not: their
     values cannot be compared.
     """
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not _is_wrapped(tensor)
-    )
+    return not _is_special(tensor) and tensor.is_cpu and tensor.layout is torch.strided
+
+
+def can_write_out(*tensors: Optional[Tensor]) -> bool:
+    """Return True where a product of these, or None, can be written by ``out=``.
+
+    There it has no derivatives, forward or backward, and no transforms of torch.func.
+    """
+    if is_tracing() or getattr(forward_ad, "_current_level", -1) >= 0:
+        return False
+    given = [tensor for tensor in tensors if tensor is not None]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
+        return False
+    return not any(map(_is_special, given))
+
+
+def _is_special(tensor: Tensor) -> bool:
+    return type(tensor) not in (Tensor, nn.Parameter) or _is_wrapped(tensor)
 
 
 _compiler = getattr(torch, "compiler", None)

@@ -12,10 +12,10 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from ..checkpoint import fit_shared_rules
+from ..checkpoint import fit_shared_rules, untie_different_rules
 from ..errors import show_data_errors_in_one_line
 from ..functional import ALGEBRAS, multiplication_rule
-from ..mismatch import check_named_rule, mismatch
+from ..mismatch import check_named_rule, flags_of, mismatch
 from ..modules import PHMEmbedding
 from ..modules.lstm import GATES
 from ..spec import PHMSpec
@@ -48,13 +48,14 @@ class _Options(FairseqDataclass):
         spec = {one.name: options.pop(one.name) for one in fields(PHMSpec)}
         return {"n": PHMSpec(**spec), **options}
 
-    def resolve(self, args: Any) -> bool:
+    def resolve(self, args: Any) -> Any:
         """Set what the options leave open here and in ``args``, for the checkpoint.
 
         Returns:
-            Whether sharing was left open: then older checkpoints may have more rules.
+            ``args`` if sharing was left open: then older checkpoints may have more
+            rules. Else None.
         """
-        return False
+        return None
 
 
 def _flag(option: Any) -> Any:
@@ -92,14 +93,14 @@ class PHMAttentionOptions(PHMOptions):
         },
     )
 
-    def resolve(self, args: Any) -> bool:
+    def resolve(self, args: Any) -> Any:
         """Set the default of sharing, if it is left open."""
         if self.phm_share_rule is not None:
-            return False
+            return None
         self.phm_share_rule = DEFAULT_SHARE_RULE
         with writable(args):
             args.phm_share_rule = DEFAULT_SHARE_RULE
-        return True
+        return args
 
 
 @dataclass
@@ -192,7 +193,7 @@ class PHMModel:
     config: Type[FairseqDataclass]
     substitution: Callable[..., nn.Module]
     share_rule = "none"
-    may_separate_rules = False
+    left_open = None
     frozen_rule = ""
 
     @classmethod
@@ -221,20 +222,21 @@ class PHMModel:
         """
         config = cls.configure(args)
         refuse_quant_noise(config)
-        by_default = config.resolve(args)
+        left_open = config.resolve(args)
         dense = cls.build_dense(config, args, task)
         model = cls.substitution(dense, **config.phm_options())
-        return model.remember_rules(config, by_default)
+        return model.remember_rules(config, left_open)
 
-    def remember_rules(self, config: Any, by_default: bool) -> "PHMModel":
+    def remember_rules(self, config: Any, left_open: Any) -> "PHMModel":
         """Keep what rules there are, for :meth:`load_state_dict`; return the model.
 
         Args:
             config: of the model.
-            by_default: older checkpoints, with more rules, load too.
+            left_open: options to be told when an older checkpoint, with more rules, is
+                loaded; None: it is refused.
         """
         self.share_rule = getattr(config, "phm_share_rule", "none")
-        self.may_separate_rules = by_default
+        self.left_open = left_open
         if config.phm_freeze_rule and config.phm_rule in ALGEBRAS:
             self.frozen_rule = str(config.phm_rule)
         show_data_errors_in_one_line()
@@ -255,12 +257,21 @@ class PHMModel:
         words = _entries_of_embeddings(self, state_dict)
         layers = {key: state_dict[key] for key in state_dict if key not in words}
         try:
-            fitted = fit_shared_rules(
-                self, layers, self.share_rule, self.may_separate_rules
-            )
+            if self.left_open is not None and untie_different_rules(self, layers):
+                self._share_as_in(state_dict)
+            fitted = fit_shared_rules(self, layers, self.share_rule)
             return super().load_state_dict({**fitted, **words}, *args, **kwargs)
         except (RuntimeError, ValueError) as error:
             raise mismatch(self, state_dict, error) from error
+
+    def _share_as_in(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Note how rules are shared in what is loaded, for the next checkpoint."""
+        flag = flags_of(state_dict).get("sharing", self.share_rule)
+        self.share_rule = flag.rpartition(" ")[2]
+        for options in (self.left_open, getattr(self, "args", None)):
+            if hasattr(options, "phm_share_rule"):
+                with writable(options):
+                    options.phm_share_rule = self.share_rule
 
 
 def _entries_of_embeddings(

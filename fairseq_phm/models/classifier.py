@@ -107,7 +107,7 @@ class SentenceClassifier(PHMModel, BaseFairseqModel):
             ValueError: sizes that n does not divide, or an option that does not fit.
         """
         config = cls.configure(args)
-        by_default = config.resolve(args)
+        left_open = config.resolve(args)
         dim = config.encoder_embed_dim
         if min(dim, config.encoder_layers) < 1:
             raise ValueError(
@@ -129,7 +129,7 @@ class SentenceClassifier(PHMModel, BaseFairseqModel):
             config.dropout,
         )
         model.args = config  # fairseq 0.12.2's criterion looks there
-        return model.remember_rules(config, by_default)
+        return model.remember_rules(config, left_open)
 
 
 @dataclass

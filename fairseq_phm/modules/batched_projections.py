@@ -65,17 +65,22 @@ class BatchedProjections:
             self._cache.join(layer._cache for layer in layers)
             return build()
 
-        return self._cache.get(sources, joined, rows)
+        rates = tuple(part.rule_lr for part in parts)
+        return self._cache.get(sources, joined, (rows, rates))
 
 
 def _alike(layers: Sequence[nn.Module]) -> bool:
-    """Return True for PHM layers with a rule, of equal sizes and kind.
+    """Return True for PHM layers with a rule, without hooks, of equal sizes and kind.
 
     Slices must be neighbours of one fused layer.
     """
     kinds = set()
     for i, layer in enumerate(layers):
         if not isinstance(layer, PHMLinear) or layer.n == 1:
+            return False
+        if layer._forward_pre_hooks or layer._forward_hooks or layer._backward_hooks:
+            return False
+        if getattr(layer, "_backward_pre_hooks", None):
             return False
         sizes = (layer.n, layer.in_features, layer.out_features, layer.rank)
         kind = (*sizes, layer.rule_rank, layer.bias is None, layer.training)

@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from dataclasses import replace
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -40,6 +41,8 @@ class Factors(nn.Module):
     already holds it, and may be missing when one is loaded.
     """
 
+    _unmade = None
+
     def _make_blocks(
         self, spec: PHMSpec, height: int, width: int, **place: Any
     ) -> None:
@@ -71,17 +74,14 @@ class Factors(nn.Module):
         if spec.n == 1:
             if spec.source is None and not is_start(spec.rule):
                 make_rule(spec.rule, 1)  # refuses what does not fit
-        elif spec.source is not None and spec.freeze_rule:
-            found = {name: getattr(spec.source, name) for name in RULES}
-            made = {
-                name: A.detach().clone() for name, A in found.items() if A is not None
-            }
-        elif spec.source is not None:
+        elif spec.source is not None and not spec.freeze_rule:
             self._tie(spec.source, dtype)
         elif isinstance(spec.rule, nn.Parameter) and not spec.freeze_rule:
             self._tie_parameter(spec.rule, dtype)
         else:
-            made = spec.make_rule(generator)
+            made = _values(spec, generator)
+            if self.full_blocks().is_meta:
+                self._unmade = _without_gradients(spec)
         for name, values in made.items():
             values = values.to(device, dtype or torch.get_default_dtype())
             self._hold(name, values, spec.is_fixed(name))
@@ -120,7 +120,7 @@ class Factors(nn.Module):
                 shared = _of_type(source._parameters[name], dtype)
                 self.register_parameter(name, shared)
             elif source._buffers.get(name) is not None:
-                self.register_buffer(name, source._buffers[name])
+                self.register_buffer(name, source._buffers[name].clone())
         self._tied = tuple(name for name in RULES if self._learns(name))
 
     def _tie_parameter(self, rule: nn.Parameter, dtype: Optional[torch.dtype]) -> None:
@@ -156,7 +156,7 @@ class Factors(nn.Module):
     def __getattr__(self, name: str) -> Any:
         """Return a learned factor of the rule: its parameter times ``rule_lr``."""
         if name in SCALED:
-            scaled = self.__dict__["_parameters"].get(SCALED[name])
+            scaled = getattr(self, SCALED[name], None)
             if scaled is not None:
                 factor = times_rate(scaled, self.rule_lr)
                 if not is_tracing():
@@ -167,10 +167,10 @@ class Factors(nn.Module):
     @torch.jit.unused
     def _factor(self, name: str) -> Tensor:
         """Return a factor of the rule, as reading it does, without a note of it."""
-        scaled = self._parameters.get(SCALED[name])
-        if scaled is None:
-            return getattr(self, name)
-        return times_rate(scaled, self.rule_lr)
+        scaled = getattr(self, SCALED[name], None)
+        return (
+            getattr(self, name) if scaled is None else times_rate(scaled, self.rule_lr)
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set A by ``layer.rule = A``; an ``nn.Parameter`` becomes the rule itself."""
@@ -187,6 +187,17 @@ class Factors(nn.Module):
                 self._set(name, value)
                 return
         super().__setattr__(name, value)
+
+    def _new_rule(self, generator: Optional[torch.Generator]) -> Dict[str, Tensor]:
+        """Return what a reset draws; all of the rule if it was on the meta device."""
+        if self._unmade is not None and not self.full_blocks().is_meta:
+            values, self._unmade = _values(self._unmade, generator), None
+            return {name: A for name, A in values.items() if not A.is_meta}
+        if not self._start:
+            return {}
+        made = PHMSpec(self.n, self._start, rule_rank=self.rule_rank)
+        values = made.make_rule(generator)
+        return {name: A for name, A in values.items() if self._learns(name)}
 
     @torch.no_grad()
     def _set(self, name: str, values: Tensor) -> None:
@@ -334,6 +345,20 @@ class Factors(nn.Module):
                 for held, kept in self._parameters.items():
                     if kept is before and owned is not None:
                         self._parameters[held] = owned
+
+
+def _values(spec: PHMSpec, generator: Optional[torch.Generator]) -> Dict[str, Tensor]:
+    """Make a rule; a layer's, frozen, is a copy."""
+    if spec.source is None:
+        return spec.make_rule(generator)
+    found = {name: getattr(spec.source, name) for name in RULES}
+    return {name: A.detach().clone() for name, A in found.items() if A is not None}
+
+
+def _without_gradients(spec: PHMSpec) -> PHMSpec:
+    """Return the spec with a rule that can be copied and pickled."""
+    given = spec.source if spec.source is not None else spec.rule
+    return replace(spec, rule=given.detach() if isinstance(given, Tensor) else given)
 
 
 def _of_type(rule: nn.Parameter, dtype: Optional[torch.dtype]) -> nn.Parameter:

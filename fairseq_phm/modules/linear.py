@@ -114,7 +114,8 @@ class PHMLinear(Factors):
         """
         if not torch.jit.is_scripting():
             if not self.training:
-                return self._cache.get(self._sources(), self.build_weight)
+                sources = self._sources()
+                return self._cache.get(sources, self.build_weight, self.rule_lr)
         return self.build_weight()
 
     def build_weight(self) -> Tensor:
@@ -212,13 +213,11 @@ class PHMLinear(Factors):
 
         Entries are uniform, as those of ``nn.Linear``; a final scaling makes the root
         mean square of H equal to ``std`` for every rule, n and rank. A rule that
-        started from given values, a frozen or a tied one stays as it is.
+        started from given values, a frozen or a tied one stays as it is, but what was
+        made on the meta device is made again.
         """
-        if self._start:
-            spec = PHMSpec(self.n, self._start, rule_rank=self.rule_rank)
-            for name, values in spec.make_rule(generator).items():
-                if self._learns(name):
-                    self._set(name, values)
+        for name, values in self._new_rule(generator).items():
+            self._set(name, values)
         for factor in (self.blocks, self.blocks_u, self.blocks_v):
             if factor is not None:
                 factor.copy_(torch.rand(factor.shape, generator=generator) * 2 - 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import kronecker_rows, materialize
-from ..functional.tracing import is_tracing
+from ..functional.tracing import is_plain, is_tracing
 from ..spec import PHMSpec
 from .factors import Factors
 from .linear import PHMLinear, PHMLinearRows
@@ -32,7 +32,7 @@ class PHMEmbedding(Factors):
         num_embeddings: number of words, of any size.
         embedding_dim: numbers in a vector; n divides it.
         n: number of summands, or a :class:`PHMSpec`; n = 1 is the dense embedding.
-        padding_idx: word whose vector is zero, or None.
+        padding_idx: word whose vector is zero, or None; -1 is the last word.
         std: standard deviation of E at the start; default 1/sqrt(dim), as fairseq's.
         generator: source of the random start; default: torch's own.
         device, dtype: of the parameters.
@@ -67,10 +67,12 @@ class PHMEmbedding(Factors):
     ) -> None:
         super().__init__()
         spec = PHMSpec.of(n, **options)
-        if padding_idx is not None and not 0 <= padding_idx < num_embeddings:
-            raise ValueError(
-                f"padding_idx={padding_idx} is none of {num_embeddings} words"
-            )
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise ValueError(
+                    f"padding_idx={padding_idx} is none of {num_embeddings} words"
+                )
+            padding_idx %= num_embeddings
         rows = padded(num_embeddings, spec.n)
         std = embedding_dim**-0.5 if std is None else std
         whole = PHMLinear(
@@ -113,7 +115,7 @@ class PHMEmbedding(Factors):
     @torch.jit.unused
     def _check(self, tokens: Tensor) -> None:
         """Raise IndexError for words that are not there; on GPUs this would wait."""
-        if tokens.is_cpu and tokens.numel() and not is_tracing():
+        if is_plain(tokens) and tokens.numel() and not is_tracing():
             if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_embeddings:
                 raise IndexError(
                     f"words {int(tokens.min())} to {int(tokens.max())} are not within "

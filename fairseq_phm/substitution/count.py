@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterable
+from typing import Dict, Iterable, Mapping, Sequence
 
 from torch import nn
 
 from ..modules import PHMEmbedding, PHMLinear, WordVectors
-from .projections import find_projections
+from .projections import FAIRSEQ_PROJECTIONS, find_projections
+
+OUTPUTS = ("output_projection", "fc_out", "adaptive_softmax")
 
 
-def count_parameters(model: nn.Module) -> Dict[str, int]:
+def count_parameters(
+    model: nn.Module, projections: Mapping[str, Sequence[str]] = FAIRSEQ_PROJECTIONS
+) -> Dict[str, int]:
     """Count the trained parameters of a model, each once however often it is shared.
+
+    Args:
+        model: dense, or with PHM layers.
+        projections: as :func:`substitute` has them.
 
     Returns:
         ``projections``: weights (rules and blocks, no biases) of the projections in
@@ -24,24 +32,25 @@ def count_parameters(model: nn.Module) -> Dict[str, int]:
         unique = {id(p): p.numel() for p in parameters if p.requires_grad}
         return sum(unique.values())
 
-    found = find_projections(model, types=(nn.Linear, PHMLinear))
-    projections = size(
+    found = find_projections(model, projections, types=(nn.Linear, PHMLinear))
+    maps = size(
         parameter
         for one in found
         for name, parameter in one.module.named_parameters()
         if name != "bias"
     )
+    counted = {id(one.module) for one in found}
     embeddings = [
         parameter
         for name, module in model.named_modules()
         if isinstance(module, (nn.Embedding, PHMEmbedding, WordVectors))
-        or name.rpartition(".")[2] in ("output_projection", "adaptive_softmax")
+        or (name.rpartition(".")[2] in OUTPUTS and id(module) not in counted)
         for parameter in module.parameters()
     ]
     total = size(model.parameters())
     return {
-        "projections": projections,
-        "linear_maps": projections,
+        "projections": maps,
+        "linear_maps": maps,
         "non_embedding": total - size(embeddings),
         "total": total,
     }

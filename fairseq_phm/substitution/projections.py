@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Mapping, Optional, Sequence, Tuple, Type, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 from torch import nn
 
@@ -59,6 +59,7 @@ def find_projections(
     Raises:
         ValueError: for a kind that is none of the three.
     """
+    projections = in_tuples(projections)
     unknown = set(projections) - set(FAIRSEQ_PROJECTIONS)
     if unknown:
         raise ValueError(
@@ -81,6 +82,20 @@ def find_projections(
                     Projection(parent, name, path, kind, stack_of(path), layer)
                 )
     return found
+
+
+def in_tuples(
+    projections: Mapping[str, Sequence[str]],
+) -> Dict[str, Tuple[str, ...]]:
+    """Return the names of each kind as a tuple; a string is one name.
+
+    >>> in_tuples({"ffn": "linear1"})
+    {'ffn': ('linear1',)}
+    """
+    return {
+        kind: (names,) if isinstance(names, str) else tuple(names)
+        for kind, names in projections.items()
+    }
 
 
 def _attention_kind(parent: nn.Module, path: str) -> str:

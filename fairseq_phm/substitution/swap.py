@@ -23,7 +23,12 @@ from ..functional import ALGEBRAS, STARTS, make_rule
 from ..functional.rules import is_start
 from ..modules import DenseLinear, PHMLinear, PHMLinearRows
 from ..spec import PHMSpec
-from .projections import FAIRSEQ_PROJECTIONS, Projection, find_projections
+from .projections import (
+    FAIRSEQ_PROJECTIONS,
+    Projection,
+    find_projections,
+    in_tuples,
+)
 from .scopes import DEFAULT_SHARE_RULE, check_share_rule, scope
 from .vocabulary import Vocabulary, find_vocabularies
 
@@ -68,8 +73,8 @@ def substitute(
             with rules of their own and fairseq's start; 0 or 1 leaves them dense.
         projections: kinds of sublayers and names of their projections, see
             :func:`find_projections`; ``maps`` is its former name.
-        options: the other fields of :class:`PHMSpec`, as for :class:`PHMLinear`;
-            projections with n = 1 have no rule.
+        options: the other fields of :class:`PHMSpec`, as for :class:`PHMLinear`, but
+            ``rule`` is no layer; projections with n = 1 have no rule.
 
     Returns:
         The same model.
@@ -77,7 +82,8 @@ def substitute(
     Raises:
         ValueError: no projection found; sizes that n does not divide (the path is
             named); an unknown rule or ``share_rule``; ``rule_rank`` with a given rule;
-            a projection with hooks or parametrizations, or under FSDP;
+            a projection with hooks or parametrizations, or under FSDP; two with one
+            weight that are not one module;
             ``embeddings`` with adaptive or character ones, in a model that has not
             fairseq's names, or with ``share_rule="model"``.
     """
@@ -155,9 +161,14 @@ class Swap:
         )
 
     @torch.no_grad()
-    def _std(self) -> float:
-        """Return that of the old weights, smaller, as Xavier's, for a wider layer."""
+    def _std(self) -> Optional[float]:
+        """Return that of the old weights, smaller, as Xavier's, for a wider layer.
+
+        None on the meta device, where weights have no numbers.
+        """
         old = self.old
+        if old[0].weight.is_meta:
+            return None
         squares = torch.stack([dense.weight.float().square().mean() for dense in old])
         std = squares.mean().sqrt().item()
         fans = old[0].in_features + old[0].out_features
@@ -177,9 +188,10 @@ def _find(
     """Find the projections, and refuse a model that has none or is sharded."""
     found = find_projections(model, projections)
     if not found:
+        named = in_tuples(projections)
         raise ValueError(
             f"{type(model).__name__} has no linear projection called "
-            + ", ".join(sorted({n for names in projections.values() for n in names}))
+            + ", ".join(sorted({n for names in named.values() for n in names}))
         )
     for wrapper in model.modules():
         if type(wrapper).__name__ == "FullyShardedDataParallel":
@@ -203,11 +215,19 @@ def _plan(
             if projection.kind != "ffn":
                 _check_inner_width(projection, attention_dim)
     swaps = []
+    owners: Dict[int, Projection] = {}
     for group in _groups(found, fuse_qkv, spec_of):
         spec, sizes = spec_of(group[0]), _sizes(group, attention_dim)
         _check(group, spec, *sizes)
         if spec.n > 1 or spec.rank or sizes != _sizes(group, None):
             swaps.append(Swap(group, spec, *sizes, scope(group, share_rule)))
+            for one in group:
+                owner = owners.setdefault(id(one.module.weight), one)
+                if owner.module is not one.module:
+                    raise ValueError(
+                        f"{owner.path} and {one.path} are two layers with one weight: "
+                        "make them one layer, which stays one"
+                    )
     return swaps
 
 
