@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         options.data,
         options.sentences,
         options.sentencepiece,
-        need_dictionaries=options.to == "ctranslate2",
+        options.to,
     )
     export = import_module(f"fairseq_phm.exports.to_{options.to}").export
     chosen = {

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import DataError
-from ..rebuild import model_name
 from . import needs
 from .source import EOS, Source, log_probabilities, sample, translate
 
@@ -75,13 +74,10 @@ def export(source: Source, folder: Path) -> str:
         One line on the comparison.
 
     Raises:
-        DataError: another model, or log-probabilities that differ.
+        DataError: a model that cannot be traced, or log-probabilities that differ.
     """
     needs("onnx")
     runtime = needs("onnxruntime")
-    name = model_name(source.rebuilt.args)
-    if name not in ("phm_transformer", "transformer"):
-        raise DataError(f"ONNX export knows transformer, not {name}")
     model = source.dense().model
     model.prepare_for_onnx_export_()
     encoder, decoder = Encoder(model.encoder).eval(), DecoderStep(model.decoder).eval()
