@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
             or is dense, or matplotlib is missing.
     """
     path, out = options.checkpoint, options.out
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise DataError(f"{out}: exists already; choose a new folder")
     if not out.absolute().parent.is_dir():
         raise DataError(f"{out.absolute().parent}: no such folder")
