@@ -231,13 +231,15 @@ def test_classifiers_are_refused(checkpoints, tmp_path, monkeypatch, kind):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_folder_is_kept(checkpoints, tmp_path):
+def test_an_existing_folder_is_kept(data, checkpoints, tmp_path):
     pytest.importorskip("safetensors")
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").touch()
     assert "exists; --force" in refused("safetensors", checkpoints["fused"], out)
     assert (out / "mine").exists()
+    message = refused("safetensors", checkpoints["fused"], data, "--force")
+    assert "holds the input" in message and (data / "dict.src.txt").exists()
     export("safetensors", checkpoints["fused"], out, "--force")
     assert not (out / "mine").exists() and (out / "config.json").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

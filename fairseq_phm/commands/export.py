@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
         options.sentencepiece,
         options.to,
     )
+    refuse_existing(options.output, options.force, *source.dictionaries)
     export = import_module(f"fairseq_phm.exports.to_{options.to}").export
     chosen = {
         "ctranslate2": {"quantization": options.quantization or QUANTIZATIONS[0]},
