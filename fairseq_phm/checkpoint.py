@@ -26,6 +26,7 @@ from .substitution.scopes import PAIRS
 logger = logging.getLogger(__name__)
 
 RULE, BLOCKS = "rule", "blocks"
+FACTORS = (*RULES, BLOCKS, "blocks_u", "blocks_v")
 LSTM_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 OTHER_FACTORS = {"blocks_u": "low-rank blocks", "rule_u": "a rule of CP rank R"}
 """Keys of layers that have no full rule or no full blocks -> what they have."""
@@ -46,6 +47,12 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
     model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(model, dict) or not all(map(torch.is_tensor, model.values())):
         raise DataError(f"{path}: no checkpoint of fairseq: it has no 'model'")
+    history = checkpoint.get("optimizer_history") or []
+    if not isinstance(history, list) or not all(isinstance(h, dict) for h in history):
+        raise DataError(f"{path}: damaged: its optimizer_history is no list of dicts")
+    for key, value in model.items():
+        if _name(str(key)) in FACTORS and not value.dim():
+            raise DataError(f"{path}: damaged: {key} is a single number")
     return checkpoint
 
 
@@ -62,7 +69,8 @@ def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:
 def updates_of(checkpoint: Dict[str, Any]) -> int:
     """Return the number of updates that led to a checkpoint; 0 where it is unknown."""
     history = checkpoint.get("optimizer_history") or [{}]
-    return history[-1].get("num_updates", 0)
+    updates = history[-1].get("num_updates")
+    return updates if isinstance(updates, int) else 0
 
 
 def _reason(path: Path, error: Exception) -> str:

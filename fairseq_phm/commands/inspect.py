@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
         found = inspect(checkpoint)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (KeyError, RuntimeError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: rules and blocks do not fit: {reason}") from None
     pictures = page.draw(found)
