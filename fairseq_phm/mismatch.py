@@ -124,16 +124,24 @@ def _n(layers: Mapping[str, Layer]) -> str:
     """Return the flags for the n of attention, FFN and LSTM cells."""
     kinds: Dict[str, Set[int]] = {}
     stacks: Dict[str, Set[int]] = {}
+    both: Dict[str, Dict[str, Set[int]]] = {}
     for path, layer in layers.items():
         name = _name(path)
         if name in WORDS or name in OUTPUT:
             continue
         kind = "attention" if name in ATTENTION else "ffn"
         kinds.setdefault(kind, set()).add(layer.n)
-        stacks.setdefault(stack_of(path) or "", set()).add(layer.n)
+        stack = stack_of(path) or ""
+        stacks.setdefault(stack, set()).add(layer.n)
+        both.setdefault(kind, {}).setdefault(stack, set()).add(layer.n)
     if len(set().union(*kinds.values())) < 2:
         return f"--phm-n {max(set().union(*kinds.values()), default=1)}"
-    for groups in (kinds, stacks):
+    mixed = [
+        {one: kinds[one], **both[other]}
+        for one in kinds
+        for other in kinds.keys() - {one}
+    ]
+    for groups in (kinds, stacks, *mixed):
         if all(len(group) == 1 for group in groups.values()):
             return " ".join(
                 f"--phm-{name}-n {min(group)}" for name, group in groups.items()
