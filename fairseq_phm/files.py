@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, Iterator, Optional
 from uuid import uuid4
 
-from .errors import DataError
+from .errors import DataError, one_line
 
 ALMOST_NONE = 1 << 20
 """Bytes: with fewer of them free, a disk is full."""
@@ -138,7 +138,7 @@ def _reason(error: BaseException, path: Path) -> str:
         return os.strerror(errno.ENOSPC)
     if "inline_container" in str(error):  # where torch writes archives
         return "it cannot be written: is the disk full?"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return one_line(error)
 
 
 def _remove(path: Path) -> None:

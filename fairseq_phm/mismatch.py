@@ -6,7 +6,7 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Set, Tuple
 import torch
 from torch import Tensor, nn
 
-from .errors import DataError
+from .errors import DataError, one_line
 from .modules.factors import Factors
 from .substitution.projections import ATTENTION, Projection, stack_of
 from .substitution.scopes import (
@@ -245,7 +245,7 @@ def _without_flags(
         key = re.search(rf'{kind} key\(s\) in state_dict: "([^"]+)"', str(reason))
         if key:
             return f"{which} has no {key[1]}"
-    return (str(reason).splitlines() or [type(reason).__name__])[0]
+    return one_line(reason)
 
 
 def check_named_rule(

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from .checkpoint import dense_state
-from .errors import DataError
+from .errors import DataError, one_line
 from .tasks.classification import TASK
 
 PREFIX = "phm_"
@@ -32,11 +32,6 @@ BAD_MODEL = (
 )  # fmt: skip
 """What building a model raises where its options do not fit."""
 FROZEN = ("encoder_freeze_embed", "decoder_freeze_embed")
-
-
-def one_line(error: BaseException) -> str:
-    """Say in one line what is wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Rebuilt(NamedTuple):

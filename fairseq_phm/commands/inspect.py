@@ -15,7 +15,7 @@ import logging
 from pathlib import Path
 
 from ..checkpoint import read_checkpoint
-from ..errors import DataError
+from ..errors import DataError, one_line
 from ..files import folder_written_whole
 from ..inspection import inspect
 
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise DataError(f"{path}: rules and blocks do not fit: {reason}") from None
     pictures = page.draw(found)
     text = page.write(found, pictures, path.name)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import DataError
+from ..fairseq_compat import torch_version
 from . import needs
 from .source import EOS, Source, log_probabilities, sample, translate
 
@@ -116,8 +117,7 @@ def _write(
     Raises:
         DataError: it cannot be traced.
     """
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    options: Any = {"dynamo": False} if version >= (2, 5) else {}
+    options: Any = {"dynamo": False} if torch_version() >= (2, 5) else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
