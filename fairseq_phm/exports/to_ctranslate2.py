@@ -13,11 +13,8 @@ from tqdm import tqdm
 from ..checkpoint import write_checkpoint
 from ..errors import DataError
 from ..rebuild import load_dictionary, stock_checkpoint
-from . import needs
+from . import QUANTIZATIONS, needs
 from .source import BEAM, Source, log_probabilities, translate
-
-QUANTIZATIONS = {"float32": 1e-3, "int8_float32": 0.3, "int8": 0.3}
-"""How weights are stored -> allowed mean difference of a token's log-probability."""
 
 SENTENCEPIECE = "sentencepiece.model"
 EXAMPLE = '''"""Translate lines of standard input: python example.py < text"""
