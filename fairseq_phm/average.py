@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import find_rules, read_checkpoint, updates_of
-from .errors import DataError
+from .errors import DataError, one_line
 from .functional import kronecker_sum
 from .nearest import resembling
 
@@ -75,10 +75,11 @@ def average(paths: List[Path], mean: str = "factors") -> Average:
         found = {"factors": {key: result[key] for key in (rule, *blocks)}}
         try:
             found["weights"] = _mean_of_weights(rule, blocks, read.factors)
+            off = _distances(rule, blocks, found, read.factors)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reason = (str(error).splitlines() or [""])[0]
+            reason = one_line(error)
             raise DataError(f"{rule} and its blocks do not fit: {reason}") from None
-        for kind, distance in _distances(rule, blocks, found, read.factors).items():
+        for kind, distance in off.items():
             distances[kind][rule] = distance
         result.update(found[mean])
     first: Dict[Any, str] = {}

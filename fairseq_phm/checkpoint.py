@@ -26,9 +26,24 @@ from .substitution.scopes import PAIRS
 logger = logging.getLogger(__name__)
 
 RULE, BLOCKS = "rule", "blocks"
+FACTORS = (*RULES, BLOCKS, "blocks_u", "blocks_v")
 LSTM_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 OTHER_FACTORS = {"blocks_u": "low-rank blocks", "rule_u": "a rule of CP rank R"}
 """Keys of layers that have no full rule or no full blocks -> what they have."""
+
+
+def parent_of(key: str) -> str:
+    """Return the path without its last part.
+
+    >>> parent_of("encoder.fc1.blocks"), name_of("encoder.fc1.blocks")
+    ('encoder.fc1', 'blocks')
+    """
+    return key.rpartition(".")[0]
+
+
+def name_of(key: str) -> str:
+    """Return the last part of a path."""
+    return key.rpartition(".")[2]
 
 
 def read_checkpoint(path: Path) -> Dict[str, Any]:
@@ -46,6 +61,12 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
     model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(model, dict) or not all(map(torch.is_tensor, model.values())):
         raise DataError(f"{path}: no checkpoint of fairseq: it has no 'model'")
+    history = checkpoint.get("optimizer_history") or []
+    if not isinstance(history, list) or not all(isinstance(h, dict) for h in history):
+        raise DataError(f"{path}: damaged: its optimizer_history is no list of dicts")
+    for key, value in model.items():
+        if name_of(str(key)) in FACTORS and not value.dim():
+            raise DataError(f"{path}: damaged: {key} is a single number")
     return checkpoint
 
 
@@ -62,7 +83,8 @@ def write_checkpoint(checkpoint: Dict[str, Any], path: Path) -> None:
 def updates_of(checkpoint: Dict[str, Any]) -> int:
     """Return the number of updates that led to a checkpoint; 0 where it is unknown."""
     history = checkpoint.get("optimizer_history") or [{}]
-    return history[-1].get("num_updates", 0)
+    updates = history[-1].get("num_updates")
+    return updates if isinstance(updates, int) else 0
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -100,17 +122,17 @@ def find_rules(model: Mapping[str, Tensor]) -> RuleKeys:
     two in one attention block, the one of the same pair, q and k or v and out, to
     which also a fused k and v belongs.
     """
-    rules = {_parent(key): key for key in model if _name(key) == RULE}
+    rules = {parent_of(key): key for key in model if name_of(key) == RULE}
     layers: Dict[str, List[str]] = {}
     others = [
-        f"{_parent(key)} has {OTHER_FACTORS[_name(key)]}"
+        f"{parent_of(key)} has {OTHER_FACTORS[name_of(key)]}"
         for key in model
-        if _name(key) in OTHER_FACTORS
+        if name_of(key) in OTHER_FACTORS
     ]
     problem = others[0] if others else ""
     for key, value in model.items():
-        parent = _parent(key)
-        if _name(key) != BLOCKS or len(value) == 1:
+        parent = parent_of(key)
+        if name_of(key) != BLOCKS or len(value) == 1:
             continue
         if parent not in rules:
             common = {
@@ -147,7 +169,7 @@ def _stored(attention: str, model: Mapping[str, Tensor]) -> bool:
 
 def _pair(parent: str, model: Mapping[str, Tensor]) -> Optional[str]:
     """Return the pair of a projection of attention that shares a rule, or None."""
-    return PAIRS.get(_name(without_fusion(parent, model)))
+    return PAIRS.get(name_of(without_fusion(parent, model)))
 
 
 def untie_different_rules(model: nn.Module, state_dict: Mapping[str, Any]) -> bool:
@@ -229,15 +251,15 @@ def _with_rules_of_pruned_layers(
         return key.partition(".")[0] if share_rule == "stack" else "", n, name
 
     for key, rule in state_dict.items():
-        if _name(key) in RULES:
-            rules.setdefault(scope(key, rule.size(0), _name(key)), rule)
+        if name_of(key) in RULES:
+            rules.setdefault(scope(key, rule.size(0), name_of(key)), rule)
     for key, blocks in state_dict.items():
-        if _name(key) not in ("blocks", "blocks_u"):
+        if name_of(key) not in ("blocks", "blocks_u"):
             continue
         for name in RULES:
             rule: Optional[Tensor] = rules.get(scope(key, blocks.size(0), name))
             if rule is not None:
-                fitted.setdefault(f"{_parent(key)}.{name}", rule)
+                fitted.setdefault(f"{parent_of(key)}.{name}", rule)
     return fitted
 
 
@@ -290,11 +312,3 @@ def _dense_entries(module: nn.Module) -> Dict[str, Tensor]:
     else:
         return {}
     return {k: v.detach().clone() for k, v in made.items() if v is not None}
-
-
-def _parent(key: str) -> str:
-    return key.rpartition(".")[0]
-
-
-def _name(key: str) -> str:
-    return key.rpartition(".")[2]

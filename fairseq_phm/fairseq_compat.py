@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 from types import ModuleType, SimpleNamespace
-from typing import Any, Callable
+from typing import Any, Callable, Tuple
 
 import numpy as np
 import torch
@@ -40,13 +40,17 @@ def allow_fairseq_checkpoints() -> None:
         return
     reconstruct = np.array(0).__reduce__()[0]
     safe = [argparse.Namespace, np.ndarray, np.dtype, type(np.dtype("int64"))]
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version >= (2, 6):
+    if torch_version() >= (2, 6):
         safe += [
             (reconstruct, "numpy.core.multiarray._reconstruct"),
             (reconstruct, "numpy._core.multiarray._reconstruct"),
         ]
     torch.serialization.add_safe_globals(safe)
+
+
+def torch_version() -> Tuple[int, ...]:
+    """Return its first two numbers."""
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 def import_user_dir_once(package: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, Iterator, Optional
 from uuid import uuid4
 
-from .errors import DataError
+from .errors import DataError, one_line
 
 ALMOST_NONE = 1 << 20
 """Bytes: with fewer of them free, a disk is full."""
@@ -19,18 +19,20 @@ def written_whole(path: Path, mode: str = "w", **options: Any) -> Iterator[IO]:
     """Open a file that takes the name ``path`` when the block has ended well.
 
     Args:
-        path: of the file; another one of that name is replaced then, and not before.
+        path: of the file; another one of that name is replaced then, and not before; of
+            a link, the file that it names.
         mode: ``w`` or ``wb``.
         options: of ``open``.
 
     Raises:
         DataError: the file cannot be written; nothing is left of it.
     """
-    partial = _beside(path, "partial")
+    final = _final(path)
+    partial = _beside(final, "partial")
     try:
         with partial.open(mode, **options) as file:
             yield file
-        os.replace(partial, path)
+        os.replace(partial, final)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: {_reason(error, path)}") from None
     finally:
@@ -43,7 +45,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     """Make a folder that takes the name ``path`` when the block has ended well.
 
     Args:
-        path: of the folder; another one of that name is replaced then, and not before.
+        path: of the folder; another one of that name is replaced then, and not before;
+            of a link, the folder that it names.
 
     Yields:
         The folder to fill, empty, beside the final one.
@@ -51,13 +54,14 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     Raises:
         DataError: it cannot be written; nothing is left of it.
     """
-    partial, former = _beside(path, "partial"), _beside(path, "old")
+    final = _final(path)
+    partial, former = _beside(final, "partial"), _beside(final, "old")
     try:
         partial.mkdir()
         yield partial
-        if path.exists() or path.is_symlink():
-            os.replace(path, former)
-        os.replace(partial, path)
+        if final.exists():
+            os.replace(final, former)
+        os.replace(partial, final)
         _remove(former)
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: {_reason(error, path)}") from None
@@ -75,22 +79,41 @@ def refuse_existing(output: Path, force: bool, *inputs: Path) -> None:
         inputs: files that it must not be, and must not hold.
 
     Raises:
-        DataError: it exists, is an input or a folder around one, or has no folder.
+        DataError: it exists, is an input or a folder around one, is neither file nor
+            folder, or has no folder.
     """
     try:
         if not output.absolute().parent.is_dir():
             raise DataError(f"{output}: no such folder: {output.absolute().parent}")
-        if not output.exists():
+        if not _final(output).exists():
             return
         if any(path.exists() and output.samefile(path) for path in inputs):
             raise DataError(f"{output}: is the input")
         for path in inputs:
-            if output.resolve() in path.resolve().parents:
+            places = path.resolve(), path.absolute().parent.resolve() / path.name
+            if any(output.resolve() in place.parents for place in places):
                 raise DataError(f"{output}: holds the input {path}")
     except OSError as error:
         raise DataError(f"{output}: {error.strerror}") from None
     if not force:
         raise DataError(f"{output}: exists; --force replaces it")
+
+
+def _final(path: Path) -> Path:
+    """Return where to write: the path, or what a link names.
+
+    Raises:
+        DataError: a link to nothing, or there is a device, a pipe or the like.
+    """
+    try:
+        link, there = path.is_symlink(), path.exists()
+        if there and not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path}: is neither a file nor a folder")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    if link and not there:
+        raise DataError(f"{path}: is a link to nothing")
+    return Path(os.path.realpath(path)) if link else path
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -115,7 +138,7 @@ def _reason(error: BaseException, path: Path) -> str:
         return os.strerror(errno.ENOSPC)
     if "inline_container" in str(error):  # where torch writes archives
         return "it cannot be written: is the disk full?"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return one_line(error)
 
 
 def _remove(path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .algebras import Match, nearest_algebra, random_distance, similarity, span
-from .checkpoint import find_rules, without_fusion
+from .checkpoint import find_rules, name_of, parent_of, without_fusion
 from .errors import DataError
 from .functional import ALGEBRAS, cp_rule, make_rule
 from .functional.weight import low_rank_blocks
@@ -96,7 +96,7 @@ def inspect(checkpoint: Mapping[str, Any]) -> Inspection:
     layers = []
     for key, blocks in found.items():
         rule = state[key].double()
-        names = [one.rpartition(".")[0] or "the layer" for one in blocks]
+        names = [parent_of(one) or "the layer" for one in blocks]
         for one in (key, *blocks):
             if not state[one].isfinite().all():
                 raise DataError(f"{one} has numbers that are not finite")
@@ -150,7 +150,7 @@ def full_factors(model: Mapping[str, Tensor]) -> Dict[str, Tensor]:
 
 
 def _is_v(key: str) -> bool:
-    return key.rpartition(".")[2] == "rule_v"
+    return name_of(key) == "rule_v"
 
 
 def _spectra(

@@ -6,7 +6,8 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Set, Tuple
 import torch
 from torch import Tensor, nn
 
-from .errors import DataError
+from .checkpoint import name_of, parent_of
+from .errors import DataError, one_line
 from .modules.factors import Factors
 from .substitution.projections import ATTENTION, Projection, stack_of
 from .substitution.scopes import (
@@ -86,30 +87,32 @@ def flags_of(state: Mapping[str, Tensor]) -> Dict[str, str]:
         ("rule_v", "rank of rules", "--phm-rule-rank"),
         ("blocks_v", "rank of blocks", "--phm-rank"),
     ):
-        ranks = {v.size(1) for key, v in state.items() if _split(key)[1] == name}
+        ranks = {v.size(1) for key, v in state.items() if name_of(key) == name}
         flags[what] = f"{flag} {max(ranks, default=0)}"
-    attention = {path: one for path, one in layers.items() if _name(path) in ATTENTION}
+    attention = {
+        path: one for path, one in layers.items() if name_of(path) in ATTENTION
+    }
     if attention:
         wide = [
             one.inputs
             for path, one in attention.items()
-            if _name(path) == "out_proj" and one.inputs != one.out
+            if name_of(path) == "out_proj" and one.inputs != one.out
         ]
         flags["width of attention"] = _option("--phm-attention-dim", wide[:1])
-        parents = {_split(path)[0] for path in attention}
+        parents = {parent_of(path) for path in attention}
         fused = any(f"{parent}.v_proj" not in attention for parent in parents)
         flags["fusion"] = "--phm-fuse-qkv" if fused else "no --phm-fuse-qkv"
         possible = _possible_sharing(state)
         if possible:
             default = _share_rule(DEFAULT_SHARE_RULE)
             flags["sharing"] = default if default in possible else possible[0]
-    if any(_name(path) in WORDS for path in layers):
-        n = max(one.n for path, one in layers.items() if _name(path) in WORDS)
+    if any(name_of(path) in WORDS for path in layers):
+        n = max(one.n for path, one in layers.items() if name_of(path) in WORDS)
         flags["embeddings"] = f"--phm-embeddings {n if n > 1 else 0}"
     if any(path.endswith("ih.0") for path in layers):
         separate = any(path.endswith("ih.1") for path in layers)
         flags["gates"] = f"--phm-gates {'separate' if separate else 'fused'}"
-    output = [one.n for path, one in layers.items() if _name(path) in OUTPUT]
+    output = [one.n for path, one in layers.items() if name_of(path) in OUTPUT]
     if output:
         replaced = "" if max(output) > 1 else "no "
         flags["output projections"] = f"{replaced}--phm-output-projections"
@@ -124,16 +127,24 @@ def _n(layers: Mapping[str, Layer]) -> str:
     """Return the flags for the n of attention, FFN and LSTM cells."""
     kinds: Dict[str, Set[int]] = {}
     stacks: Dict[str, Set[int]] = {}
+    both: Dict[str, Dict[str, Set[int]]] = {}
     for path, layer in layers.items():
-        name = _name(path)
+        name = name_of(path)
         if name in WORDS or name in OUTPUT:
             continue
         kind = "attention" if name in ATTENTION else "ffn"
         kinds.setdefault(kind, set()).add(layer.n)
-        stacks.setdefault(stack_of(path) or "", set()).add(layer.n)
+        stack = stack_of(path) or ""
+        stacks.setdefault(stack, set()).add(layer.n)
+        both.setdefault(kind, {}).setdefault(stack, set()).add(layer.n)
     if len(set().union(*kinds.values())) < 2:
         return f"--phm-n {max(set().union(*kinds.values()), default=1)}"
-    for groups in (kinds, stacks):
+    mixed = [
+        {one: kinds[one], **both[other]}
+        for one in kinds
+        for other in kinds.keys() - {one}
+    ]
+    for groups in (kinds, stacks, *mixed):
         if all(len(group) == 1 for group in groups.values()):
             return " ".join(
                 f"--phm-{name}-n {min(group)}" for name, group in groups.items()
@@ -146,7 +157,7 @@ def _sharing_of(model: nn.Module) -> str:
     names = {
         name
         for path, module in model.named_modules()
-        if isinstance(module, Factors) and _name(path) in (*ATTENTION, *FFN)
+        if isinstance(module, Factors) and name_of(path) in (*ATTENTION, *FFN)
         for name in ("rule", "rule_v")
         if module.stored(name) is not None
     }
@@ -173,12 +184,12 @@ def _possible_sharing(state: Mapping[str, Tensor]) -> List[str]:
     layers = {
         path: layer
         for path, layer in _layers(state)
-        if _name(path) in (*ATTENTION, *FFN)
+        if name_of(path) in (*ATTENTION, *FFN)
     }
     rules = {
-        parent: state[f"{parent}.{name}"]
-        for parent, name in map(_split, state)
-        if name in ("rule", "rule_v") and parent in layers
+        parent_of(key): rule
+        for key, rule in state.items()
+        if name_of(key) in ("rule", "rule_v") and parent_of(key) in layers
     }
     found = []
     for share_rule in SHARE_RULE:
@@ -198,12 +209,12 @@ def _possible_sharing(state: Mapping[str, Tensor]) -> List[str]:
 
 def _group(path: str, layers: Mapping[str, Layer]) -> List[Projection]:
     """Return the projections whose factors are stored at this path, one or fused."""
-    parent, name = _split(path)
+    parent, name = parent_of(path), name_of(path)
     names = [name]
     if name == "k_proj":
         names += [n for n in ("q_proj", "v_proj") if f"{parent}.{n}" not in layers]
     kind = "ffn" if name in FFN else "self_attention"
-    layer = parent if kind == "ffn" else _split(parent)[0]
+    layer = parent if kind == "ffn" else parent_of(parent)
     return [
         Projection(nn.Module(), one, path, kind, stack_of(path), layer) for one in names
     ]
@@ -212,7 +223,7 @@ def _group(path: str, layers: Mapping[str, Layer]) -> List[Projection]:
 def _layers(state: Mapping[str, Tensor]) -> Iterator[Tuple[str, Layer]]:
     """Yield the path and size of projections, LSTM weights and embeddings."""
     for key, value in state.items():
-        path, name = _split(key)
+        path, name = parent_of(key), name_of(key)
         if name == "blocks":
             n, out, inputs = value.shape
             yield path, Layer(n, n * out, n * inputs)
@@ -221,7 +232,7 @@ def _layers(state: Mapping[str, Tensor]) -> Iterator[Tuple[str, Layer]]:
             yield path, Layer(n, n * out, n * state[f"{path}.blocks_v"].size(2))
         elif re.fullmatch(r"weight_ih(_l\d+(_reverse)?)?", name):
             yield path, Layer(1, *value.shape)
-        elif name == "weight" and _name(path) in (*ATTENTION, *FFN, *OUTPUT, *WORDS):
+        elif name == "weight" and name_of(path) in (*ATTENTION, *FFN, *OUTPUT, *WORDS):
             yield path, Layer(1, *value.shape)
 
 
@@ -237,7 +248,7 @@ def _without_flags(
         key = re.search(rf'{kind} key\(s\) in state_dict: "([^"]+)"', str(reason))
         if key:
             return f"{which} has no {key[1]}"
-    return (str(reason).splitlines() or [type(reason).__name__])[0]
+    return one_line(reason)
 
 
 def check_named_rule(
@@ -266,12 +277,3 @@ def check_named_rule(
                 f"asks for the rule {name}, and the checkpoint has another at {path}: "
                 "leave the flags out, with a phm_ architecture, to train that rule on"
             )
-
-
-def _split(key: str) -> Tuple[str, str]:
-    path, _, name = key.rpartition(".")
-    return path, name
-
-
-def _name(path: str) -> str:
-    return path.rpartition(".")[2]

@@ -14,7 +14,7 @@ from fairseq.tasks import FairseqTask
 from torch import nn
 
 from .checkpoint import read_checkpoint
-from .errors import DataError
+from .errors import DataError, one_line
 from .files import written_whole
 from .rebuild import task_options
 from .tasks.classification import TASK
@@ -108,7 +108,7 @@ def _load(path: str) -> Tuple[nn.Module, FairseqTask]:
             raise DataError(f"a model of another task: {name}, not {TASK}")
         models, _, task = load_model_ensemble_and_task([path])
     except Exception as error:  # fairseq raises any kind for a foreign file
-        reason = (str(error).splitlines() or [""])[0]
+        reason = one_line(error)
         if not isinstance(error, DataError):
             reason = f"no classifier of this plugin: {type(error).__name__} {reason}"
         raise DataError(f"{path}: {reason}") from None

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from .checkpoint import dense_state
-from .errors import DataError
+from .errors import DataError, one_line
 from .tasks.classification import TASK
 
 PREFIX = "phm_"
@@ -28,15 +28,10 @@ FILES = ("encoder_embed_path", "decoder_embed_path", "user_dir")
 """Options that name files which a trained model does not need."""
 BAD_MODEL = (
     DataError, OSError, RuntimeError, ValueError, TypeError, LookupError,
-    AttributeError, AssertionError,
+    AttributeError, AssertionError, ArithmeticError,
 )  # fmt: skip
 """What building a model raises where its options do not fit."""
 FROZEN = ("encoder_freeze_embed", "decoder_freeze_embed")
-
-
-def one_line(error: BaseException) -> str:
-    """Say in one line what is wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Rebuilt(NamedTuple):
@@ -85,8 +80,8 @@ def rebuild(
     Raises:
         DataError: an unknown architecture, or parameters that do not fit its options.
     """
-    args = model_args(checkpoint, path)
     try:
+        args = model_args(checkpoint)
         if task_options(checkpoint).get("_name") == TASK:
             (model,), _, _ = load_model_ensemble_and_task([str(path)])
             return Rebuilt(model.eval(), args, 0, 0)
@@ -123,7 +118,7 @@ def build(
     return Rebuilt(model.eval(), args, source, target)
 
 
-def model_args(checkpoint: Mapping[str, Any], path: Path) -> argparse.Namespace:
+def model_args(checkpoint: Mapping[str, Any]) -> argparse.Namespace:
     """Return the options of a checkpoint's model, flat and with ``arch``.
 
     They are under ``args`` in old checkpoints, and under ``cfg`` in new ones: a
@@ -141,10 +136,10 @@ def model_args(checkpoint: Mapping[str, Any], path: Path) -> argparse.Namespace:
         criterion = (cfg.get("criterion") or {}).get("_name")
         options.setdefault("criterion", criterion)
     else:
-        raise DataError(f"{path}: no options of a model in the checkpoint")
+        raise DataError("no options of a model in the checkpoint")
     arch = options.get("arch") or options.get("_name")
     if arch not in ARCH_MODEL_NAME_REGISTRY and arch not in MODEL_REGISTRY:
-        raise DataError(f"{path}: unknown architecture {arch!r}")
+        raise DataError(f"unknown architecture {arch!r}")
     options.update(arch=arch, _name=arch)
     options.update({name: None for name in FILES if name in options})
     options.update({name: False for name in FROZEN if name in options})

@@ -14,7 +14,7 @@ from typing import Any, Dict, Tuple
 import numpy as np
 import torch
 
-from .fairseq_compat import allow_fairseq_checkpoints
+from .fairseq_compat import allow_fairseq_checkpoints, torch_version
 
 TENSOR_FUNCTIONS = (
     "_rebuild_tensor",
@@ -40,7 +40,7 @@ def safe_load(path: Path) -> Any:
         pickle.UnpicklingError: it holds something else, which has not been run.
         Exception: of any kind, for a damaged file.
     """
-    if _version() >= (2, 6):
+    if torch_version() >= (2, 6):
         allow_fairseq_checkpoints()
         with warnings.catch_warnings():  # of what is refused then
             warnings.simplefilter("ignore")
@@ -88,10 +88,6 @@ class Unpickler(pickle._Unpickler):
 
 def _load(file: Any, **options: Any) -> Any:
     return Unpickler(file, **options).load()
-
-
-def _version() -> Tuple[int, ...]:
-    return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 def _allowed() -> Dict[Tuple[str, str], Any]:

@@ -274,6 +274,18 @@ def spoiled(folder, make):
             lambda f: write(f, rules_of_others(), [1]),
             "cannot tell whose rule 2 shares: use --mean factors",
         ),
+        (
+            lambda f: saved(f, {"a.rule": torch.ones(3, 3, 3), "a.blocks": BLOCKS}),
+            "a.rule and its blocks do not fit: ",
+        ),
+        (
+            lambda f: saved(f, {"rule": BLOCKS, "blocks": BLOCKS.sum()}),
+            "a.pt: damaged: blocks is a single number",
+        ),
+        (
+            lambda f: saved(f, {"a": BLOCKS}, optimizer_history="x"),
+            "a.pt: damaged: its optimizer_history is no list of dicts",
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(make, message, tmp_path):
@@ -282,6 +294,14 @@ def test_bad_input_is_one_line(make, message, tmp_path):
     assert "\n" not in str(error.value)
     if "use --mean factors" in message:
         assert average(make(tmp_path), "factors").distances == {}
+
+
+BLOCKS = torch.ones(2, 2, 2)
+
+
+def saved(folder, model, **others):
+    torch.save({"model": model, **others}, folder / "a.pt")
+    return [folder / "a.pt"]
 
 
 def text(folder):

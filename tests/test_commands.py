@@ -82,7 +82,7 @@ READERS = ["default"] + ["own"] * hasattr(torch.serialization, "add_safe_globals
 @pytest.fixture(params=READERS)
 def reader(request, monkeypatch):
     if request.param == "own":
-        monkeypatch.setattr(safe_load, "_version", lambda: (2, 2))
+        monkeypatch.setattr(safe_load, "torch_version", lambda: (2, 2))
 
 
 def everything(folder):
@@ -123,7 +123,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, reader, zipped):
 
 def test_the_own_reader_changes_no_type(tmp_path, monkeypatch):
     """A pickle that sets an attribute of an allowed class is refused."""
-    monkeypatch.setattr(safe_load, "_version", lambda: (2, 2))
+    monkeypatch.setattr(safe_load, "torch_version", lambda: (2, 2))
     content = (
         pickle.GLOBAL + b"argparse\nNamespace\n"
         + pickle.NONE + pickle.EMPTY_DICT + pickle.BINUNICODE + b"\x01\x00\x00\x00x"

@@ -392,6 +392,10 @@ def change(path, **entries):
             "there are no embeddings in the checkpoint",
         ),
         (
+            lambda path: change(path, model={"blocks": torch.ones(())}),
+            "dense.pt: damaged: blocks is a single number",
+        ),
+        (
             lambda path: infinite(path),
             "encoder.layers.0.fc1 has numbers that are not f",
         ),

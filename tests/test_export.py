@@ -1,5 +1,6 @@
 """Exports give fairseq's results, and leave nothing when they do not."""
 
+import argparse
 import importlib.util
 import json
 import re
@@ -14,9 +15,10 @@ from fairseq.data import Dictionary
 import fairseq_phm
 from fairseq_phm import DataError
 from fairseq_phm.commands import main
+from fairseq_phm.commands.export import FORMATS
 from fairseq_phm.commands.params import _parse_model
 from fairseq_phm.exports import needs
-from fairseq_phm.rebuild import build
+from fairseq_phm.rebuild import Rebuilt, build
 
 VARIANTS = {
     "fused": ("phm_transformer", dict(phm_fuse_qkv=True)),
@@ -57,8 +59,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoints(data, tmp_path_factory):
     """Variant -> a checkpoint of a random model that repeats no token for ever."""
-    import argparse
-
     folder = tmp_path_factory.mktemp("checkpoints")
     paths = {}
     for name, (arch, options) in VARIANTS.items():
@@ -221,13 +221,25 @@ def test_bad_input_leaves_nothing(data, checkpoints, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
-def test_an_existing_folder_is_kept(checkpoints, tmp_path):
+@pytest.mark.parametrize("kind", FORMATS)
+def test_classifiers_are_refused(checkpoints, tmp_path, monkeypatch, kind):
+    args = argparse.Namespace(arch="phm_lstm_classifier")
+    made = Rebuilt(torch.nn.Identity(), args, 0, 0)
+    monkeypatch.setattr("fairseq_phm.exports.source.rebuild", lambda *_: made)
+    message = refused(kind, checkpoints["dense"], tmp_path / "out")
+    assert "dense.pt: " in message and "phm_lstm_classifier" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_kept(data, checkpoints, tmp_path):
     pytest.importorskip("safetensors")
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").touch()
     assert "exists; --force" in refused("safetensors", checkpoints["fused"], out)
     assert (out / "mine").exists()
+    message = refused("safetensors", checkpoints["fused"], data, "--force")
+    assert "holds the input" in message and (data / "dict.src.txt").exists()
     export("safetensors", checkpoints["fused"], out, "--force")
     assert not (out / "mine").exists() and (out / "config.json").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -1,5 +1,6 @@
 """Files on a full disk: one line that names the file, and nothing is left of it."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +69,52 @@ def test_what_others_have_beside_it_stays(tmp_path):
     assert [one.name for one in made.iterdir()] == ["a"]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["m", *others]
     assert all((tmp_path / name / "thesis").exists() for name in others)
+
+
+def test_pipes_and_links_are_never_replaced(tmp_path):
+    pipe, nothing, loop = (tmp_path / name for name in ("pipe", "nothing", "loop"))
+    os.mkfifo(pipe)
+    nothing.symlink_to("none")
+    loop.symlink_to("loop")
+    (tmp_path / "link").symlink_to("pipe")
+    before = sorted(tmp_path.iterdir())
+    for name, message in [
+        ("pipe", "is neither a file nor a folder"),
+        ("link", "is neither a file nor a folder"),
+        ("nothing", "is a link to nothing"),
+        ("loop", "is a link to nothing"),
+    ]:
+        for write in (write_text, write_folder, lambda p: refuse_existing(p, True)):
+            with pytest.raises(DataError, match=f"{name}: {message}"):
+                write(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before and pipe.is_fifo()
+    assert nothing.is_symlink()
+
+
+def test_links_are_written_through(tmp_path):
+    held, link = tmp_path / "held", tmp_path / "link"
+    held.mkdir()
+    (held / "a.txt").write_text("former")
+    link.symlink_to("held/a.txt")
+    with pytest.raises(DataError, match="link: exists; --force replaces it"):
+        refuse_existing(link, False)
+    write_text(link)
+    assert link.is_symlink() and (held / "a.txt").read_text() == "text"
+    link.unlink()
+    link.symlink_to("held")
+    with folder_written_whole(link) as folder:
+        (folder / "b.txt").write_text("text")
+    assert link.is_symlink() and [one.name for one in held.iterdir()] == ["b.txt"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["held", "link"]
+
+
+def test_folders_of_linked_inputs_stay(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "words").touch()
+    (data / "dict.txt").symlink_to("../words")
+    with pytest.raises(DataError, match="data: holds the input"):
+        refuse_existing(data, True, data / "dict.txt")
 
 
 def test_outputs_that_cannot_be(tmp_path, monkeypatch):

@@ -228,6 +228,10 @@ def spoiled():
     return {"model": model}
 
 
+def replaced(key, value):
+    return {"model": {**PHMLinear(8, 8, n=2).state_dict(), key: torch.tensor(value)}}
+
+
 def infinite(key):
     model = PHMLinear(8, 8, n=2).state_dict()
     model[key][0] = float("nan")
@@ -242,6 +246,8 @@ def infinite(key):
         (lambda: {"model": others_rules().state_dict()}, "cannot tell whose rule 2"),
         (lambda: {"other": 1}, "no checkpoint of fairseq"),
         (spoiled, "rules and blocks do not fit"),
+        (lambda: replaced("blocks", 1.0), "damaged: blocks is a single number"),
+        (lambda: replaced("rule", [1.0, 2.0]), "rules and blocks do not fit"),
         (lambda: infinite("rule"), "rule has numbers that are not finite"),
         (lambda: infinite("blocks"), "blocks has numbers that are not finite"),
     ],

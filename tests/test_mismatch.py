@@ -95,6 +95,17 @@ UNLIKE = [
     (T, {}, dict(phm_n=8), "--phm-n 4", "--phm-n 8"),
     (T, {}, dict(phm_ffn_n=8), "--phm-n 4", "--phm-attention-n 4 --phm-ffn-n 8"),
     (T, {}, dict(phm_decoder_n=2), "--phm-n 4", "--phm-encoder-n 4 --phm-decoder-n 2"),
+    (
+        T, dict(phm_attention_n=4, phm_encoder_n=2),
+        dict(phm_attention_n=2, phm_encoder_n=2),
+        "--phm-attention-n 4 --phm-encoder-n 2 --phm-decoder-n 4",
+        "--phm-attention-n 2 --phm-encoder-n 2 --phm-decoder-n 4",
+    ),
+    (
+        T, dict(phm_ffn_n=4, phm_encoder_n=2), dict(phm_ffn_n=4, phm_decoder_n=2),
+        "--phm-ffn-n 4 --phm-encoder-n 2 --phm-decoder-n 4",
+        "--phm-ffn-n 4 --phm-encoder-n 4 --phm-decoder-n 2",
+    ),
     (T, {}, dict(phm_n=1), "--phm-n 4", "dense layers (--phm-n 1)"),
     (
         T, dict(phm_n=1), {}, "dense layers",

@@ -101,6 +101,10 @@ def test_a_checkpoint(table, tmp_path):
     path = tmp_path / "model.pt"
     torch.save({"args": built.args, "model": built.model.state_dict()}, path)
     assert table(path) == table("--arch", "phm_transformer_tiny", "--vocab-size", "40")
+    options = {"_name": "phm_transformer_tiny", "encoder": 5}
+    torch.save({"cfg": {"model": options}, "model": built.model.state_dict()}, path)
+    with pytest.raises(SystemExit, match="^error: .*model.pt: 'int' object has no"):
+        main(["params", str(path)])
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,10 @@ def test_a_checkpoint(table, tmp_path):
         (
             ["--arch", "phm_transformer_lm", "--adaptive-softmax-cutoff", "20000"],
             "error: --arch phm_transformer_lm: cannot specify cutoff larger",
+        ),
+        *(
+            (["--arch", "phm_transformer_tiny", flag, "0"], "error: --arch phm_tr")
+            for flag in ("--encoder-embed-dim", "--encoder-attention-heads")
         ),
         ([], "a checkpoint or --arch is needed"),
     ],

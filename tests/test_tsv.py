@@ -73,6 +73,10 @@ def test_labels_in_some_rows_only(tmp_path, needs_label):
     path.write_text("a\tb\tyes\na\tb\n")
     with pytest.raises(DataError, match=":2: the label is column 3"):
         read_examples(path, Columns((1, 2), 3), SPACE, needs_label=needs_label)
+    path.write_text("a\tb\nc\td\nc\td\tyes\n")
+    message = ":1: the label is column 3" if needs_label else ":3: the line has a label"
+    with pytest.raises(DataError, match=message):
+        read_examples(path, Columns((1, 2), 3), SPACE, needs_label=needs_label)
 
 
 @pytest.mark.parametrize("name", ["a.tsv.gz", "a.tsv.xz", "missing.tsv"])

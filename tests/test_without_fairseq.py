@@ -42,7 +42,6 @@ def test_layers_need_torch_alone():
     [
         "from fairseq_phm import PHMTransformerModel",
         "import fairseq_phm; fairseq_phm.TSVClassificationTask",
-        "import runpy; runpy.run_module('fairseq_phm', run_name='__main__')",
     ],
 )
 def test_models_name_the_command_that_installs_fairseq(code):
@@ -51,6 +50,28 @@ def test_models_name_the_command_that_installs_fairseq(code):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ImportError: fairseq_phm.")
     assert "needs fairseq: pip install 'fairseq_phm[fairseq]'" in last
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "flags",
+        "params --arch phm_transformer",
+        "densify a b",
+        "export --to onnx a b",
+        "predict --path a --input b --output c",
+        "compress a b --n 4",
+    ],
+)
+def test_commands_name_it_in_one_line(arguments):
+    done = python(
+        f"sys.argv[1:] = {arguments.split()}\n"
+        "import runpy; runpy.run_module('fairseq_phm', run_name='__main__')"
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: fairseq_phm.")
+    assert "needs fairseq: pip install 'fairseq_phm[fairseq]'" in done.stderr
 
 
 def test_a_model_of_hugging_face():

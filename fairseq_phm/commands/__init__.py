@@ -15,6 +15,7 @@ import ast
 import os
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -94,7 +95,8 @@ def run_command(
         program: name that the help shows.
 
     Raises:
-        SystemExit: bad arguments, or bad input with one line on stderr.
+        SystemExit: bad arguments; bad input, or no fairseq where it is needed, with one
+            line on stderr.
     """
     import logging
 
@@ -118,6 +120,10 @@ def run_command(
         module.run(options)
         sys.stdout.flush()
     except DataError as error:
+        sys.exit(f"error: {error}")
+    except ImportError as error:
+        if find_spec("fairseq"):
+            raise
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; nothing was written")

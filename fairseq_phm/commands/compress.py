@@ -82,8 +82,8 @@ def run(options: argparse.Namespace) -> None:
         refuse_existing(options.json, options.force, options.input)
         if options.json.resolve() == options.output.resolve():
             raise DataError(f"--json {options.json}: is OUT, the checkpoint")
-    checkpoint = read_checkpoint(options.input)
     require_fairseq("compression")
+    checkpoint = read_checkpoint(options.input)
     from ..compression import LM, compress
 
     chosen = {name: getattr(options, name) for name in OPTIONS}

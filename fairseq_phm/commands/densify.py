@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 
 HELP = "write a PHM checkpoint as a dense one, for fairseq without the plugin"
 DESCRIPTION = (
@@ -75,7 +75,7 @@ def compared(
     try:
         dense = densified(rebuilt)
     except (DataError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path}: {one_line(error)}") from None
     difference = largest_difference(rebuilt, dense)
     if not difference <= TOLERANCE:
         raise DataError(f"{path}: the dense scores differ by {difference:.1g}")

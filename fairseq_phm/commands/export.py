@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import DataError
+from ..exports import QUANTIZATIONS
 from ..files import refuse_existing
 from .densify import DATA_HELP
 
@@ -17,7 +18,6 @@ FORMATS = ("ctranslate2", "torchscript", "onnx", "safetensors")
 FILES = ("torchscript",)
 """Formats that are one file; the others are a folder."""
 OF_ONE_FORMAT = {"quantization": "ctranslate2", "dense": "safetensors"}
-QUANTIZATIONS = ("float32", "int8_float32", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,11 +79,12 @@ def run(options: argparse.Namespace) -> None:
         options.data,
         options.sentences,
         options.sentencepiece,
-        need_dictionaries=options.to == "ctranslate2",
+        options.to,
     )
+    refuse_existing(options.output, options.force, *source.dictionaries)
     export = import_module(f"fairseq_phm.exports.to_{options.to}").export
     chosen = {
-        "ctranslate2": {"quantization": options.quantization or QUANTIZATIONS[0]},
+        "ctranslate2": {"quantization": options.quantization or "float32"},
         "safetensors": {"dense": options.dense},
     }.get(options.to, {})
     if options.to in FILES:

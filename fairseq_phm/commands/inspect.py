@@ -15,7 +15,7 @@ import logging
 from pathlib import Path
 
 from ..checkpoint import read_checkpoint
-from ..errors import DataError
+from ..errors import DataError, one_line
 from ..files import folder_written_whole
 from ..inspection import inspect
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
             or is dense, or matplotlib is missing.
     """
     path, out = options.checkpoint, options.out
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise DataError(f"{out}: exists already; choose a new folder")
     if not out.absolute().parent.is_dir():
         raise DataError(f"{out.absolute().parent}: no such folder")
@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> None:
         found = inspect(checkpoint)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = one_line(error)
         raise DataError(f"{path}: rules and blocks do not fit: {reason}") from None
     pictures = page.draw(found)
     text = page.write(found, pictures, path.name)

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from torch import nn
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 from ..modules import PHMLSTM, PHMLinear, PHMLSTMCell, WordVectors
 from ..modules.factors import Factors
 
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
     from ..checkpoint import read_checkpoint
 
     require_fairseq("params")
-    from ..rebuild import BAD_MODEL, build, one_line, rebuild
+    from ..rebuild import BAD_MODEL, build, rebuild
 
     if options.checkpoint:
         checkpoint = read_checkpoint(options.checkpoint)

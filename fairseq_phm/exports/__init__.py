@@ -5,6 +5,9 @@ from typing import Any
 
 from ..errors import DataError
 
+QUANTIZATIONS = {"float32": 1e-3, "int8_float32": 0.3, "int8": 0.3}
+"""How CTranslate2 stores weights -> mean difference of log-probabilities at most."""
+
 
 def needs(module: str) -> Any:
     """Import a module of an optional package.

@@ -18,10 +18,17 @@ from ..rebuild import (
     is_phm,
     load_dictionary,
     longest,
+    model_name,
     rebuild,
 )
 from . import needs
 
+TRANSFORMER_ONLY = {
+    "ctranslate2": "CTranslate2",
+    "torchscript": "TorchScript",
+    "onnx": "ONNX",
+}
+"""Formats that know no other model, and their names."""
 BEAM = 5
 EOS = 2
 
@@ -55,7 +62,7 @@ def open_source(
     data: Optional[Path],
     sentences: Optional[Path],
     sentencepiece: Optional[Path],
-    need_dictionaries: bool,
+    form: str,
 ) -> Source:
     """Build the model of a checkpoint and read or draw test sentences.
 
@@ -66,17 +73,24 @@ def open_source(
         sentences: file with one sentence per line, in the model's tokens, or plain if
             there is a model of SentencePiece; default: random tokens.
         sentencepiece: model that splits the sentences.
-        need_dictionaries: a missing one is an error.
+        form: format of the export; for ctranslate2 the dictionaries must be there.
 
     Raises:
-        DataError: a file that is missing or cannot be used.
+        DataError: a file that is missing or cannot be used, or a model that the
+            format does not know.
     """
     rebuilt = rebuild(checkpoint, path, data)
+    name = model_name(rebuilt.args)
+    if form in TRANSFORMER_ONLY and name not in ("phm_transformer", "transformer"):
+        kind = TRANSFORMER_ONLY[form]
+        raise DataError(f"{path}: {kind} export knows transformer, not {name}")
+    if not rebuilt.source:
+        raise DataError(f"{path}: a classifier, {name}: there is no export of it")
     dictionaries: List[Path] = []
     try:
         dictionaries = dictionary_paths(checkpoint, data)
     except DataError:
-        if need_dictionaries or sentences:
+        if form == "ctranslate2" or sentences:
             raise
     if dictionaries:
         _check_sizes(dictionaries, rebuilt)

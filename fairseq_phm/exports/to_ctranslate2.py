@@ -12,12 +12,9 @@ from tqdm import tqdm
 
 from ..checkpoint import write_checkpoint
 from ..errors import DataError
-from ..rebuild import load_dictionary, model_name, stock_checkpoint
-from . import needs
+from ..rebuild import load_dictionary, stock_checkpoint
+from . import QUANTIZATIONS, needs
 from .source import BEAM, Source, log_probabilities, translate
-
-QUANTIZATIONS = {"float32": 1e-3, "int8_float32": 0.3, "int8": 0.3}
-"""How weights are stored -> allowed mean difference of a token's log-probability."""
 
 SENTENCEPIECE = "sentencepiece.model"
 EXAMPLE = '''"""Translate lines of standard input: python example.py < text"""
@@ -63,12 +60,9 @@ def export(source: Source, folder: Path, quantization: str = "float32") -> str:
         One line on the comparison.
 
     Raises:
-        DataError: a model that CTranslate2 does not know, or scores that differ.
+        DataError: a model that CTranslate2 cannot convert, or scores that differ.
     """
     ctranslate2 = needs("ctranslate2")
-    name = model_name(source.rebuilt.args)
-    if name not in ("phm_transformer", "transformer"):
-        raise DataError(f"CTranslate2 export knows transformer, not {name}")
     _convert(source, folder, quantization)
     for path in dict.fromkeys(source.dictionaries):
         shutil.copy(path, folder / path.name)

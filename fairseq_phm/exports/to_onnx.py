@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import DataError
-from ..rebuild import model_name
+from ..fairseq_compat import torch_version
 from . import needs
 from .source import EOS, Source, log_probabilities, sample, translate
 
@@ -75,13 +75,10 @@ def export(source: Source, folder: Path) -> str:
         One line on the comparison.
 
     Raises:
-        DataError: another model, or log-probabilities that differ.
+        DataError: a model that cannot be traced, or log-probabilities that differ.
     """
     needs("onnx")
     runtime = needs("onnxruntime")
-    name = model_name(source.rebuilt.args)
-    if name not in ("phm_transformer", "transformer"):
-        raise DataError(f"ONNX export knows transformer, not {name}")
     model = source.dense().model
     model.prepare_for_onnx_export_()
     encoder, decoder = Encoder(model.encoder).eval(), DecoderStep(model.decoder).eval()
@@ -120,8 +117,7 @@ def _write(
     Raises:
         DataError: it cannot be traced.
     """
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    options: Any = {"dynamo": False} if version >= (2, 5) else {}
+    options: Any = {"dynamo": False} if torch_version() >= (2, 5) else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,7 +10,7 @@ from typing import Any, Dict
 
 from torch import Tensor, nn
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 from ..rebuild import Rebuilt, build, largest_difference
 from . import needs
 from .source import Source
@@ -93,8 +93,7 @@ def _read(folder: Path) -> Rebuilt:
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror or error}") from None
     except Exception as error:  # safetensors and json have errors of their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{folder}: {reason}") from None
+        raise DataError(f"{folder}: {one_line(error)}") from None
 
 
 def _without_aliases(state: Dict[str, Tensor]) -> Any:

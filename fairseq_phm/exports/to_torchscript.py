@@ -10,7 +10,6 @@ import torch
 from tqdm import tqdm
 
 from ..errors import DataError
-from ..rebuild import model_name
 from .source import Source, generator, sample
 
 TOLERANCE = 1e-4
@@ -36,9 +35,6 @@ def export(source: Source, file: IO[bytes]) -> str:
     Raises:
         DataError: a model that cannot be scripted, or hypotheses that differ.
     """
-    name = model_name(source.rebuilt.args)
-    if name not in ("phm_transformer", "transformer"):
-        raise DataError(f"TorchScript export knows transformer, not {name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

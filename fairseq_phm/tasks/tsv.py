@@ -132,7 +132,12 @@ def read_examples(
                 raise DataError(f"{where}: the sentence in column {column} is empty")
         sentences = [tokenize(fields[column - 1]) for column in columns.text]
         label = None
-        if columns.label <= len(fields) and (needs_label or not examples):
+        if columns.label <= len(fields):
+            if examples and not needs_label:
+                raise DataError(
+                    f"{where}: the line has a label, in column {columns.label}, and "
+                    "those before it have none"
+                )
             label = fields[columns.label - 1].strip()
             if is_empty(label):
                 raise DataError(
