@@ -180,7 +180,7 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["report"])
     results_report.main()
     text = (tmp_path / "RESULTS.md").read_text()
-    assert "\n## Compression: Xx, size demo\n" in text
+    assert "\n## Compression to PHM n=4: Xx, size demo\n" in text
     assert "2 seeds. Data: xx to yy, sentence pairs train 10." in text
     assert cells(text)["PHM n=4", "trained on"] == {
         "model": "PHM n=4", "made": "trained on", "parameters": "225,000",

@@ -86,7 +86,7 @@ def test_run_compare_and_repeat(corpus, in_process, monkeypatch, capsys):
     ):
         logs = [log.read_text() for log in corpus.glob(f"runs/*/*/{name}.log")]
         assert len(logs) == 4 and all(pattern in log for log in logs)
-    hypotheses = [read_lines(f) for f in corpus.glob("runs/*/*/test-*.yy")]
+    hypotheses = [read_lines(f) for f in corpus.glob("runs/*/*/test-*.yy.txt")]
     assert [len(lines) for lines in hypotheses] == [11] * 4
     started = time.time()
     again = compare()
