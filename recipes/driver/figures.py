@@ -93,8 +93,8 @@ def draw_relative(panels: Mapping[str, Sequence[Drawn]]) -> bytes:
         An SVG picture; filled markers are ours, hollow ones the paper's.
     """
     with matplotlib.rc_context(STYLE):
-        columns = 2 if len(panels) == 4 else min(3, len(panels))
-        rows = -(-len(panels) // columns)
+        rows = -(-len(panels) // (3 if len(panels) <= 6 else 4))
+        columns = -(-len(panels) // rows)
         beside = min(5, 2 * columns)  # names in a line of the legend
         names = {drawn.model for models in panels.values() for drawn in models}
         lines = -(-(len(names) + 1) // beside)
