@@ -82,10 +82,9 @@ def substitute(
     Raises:
         ValueError: no projection found; sizes that n does not divide (the path is
             named); an unknown rule or ``share_rule``; ``rule_rank`` with a given rule;
-            a projection with hooks or parametrizations, or under FSDP; two with one
-            weight that are not one module;
-            ``embeddings`` with adaptive or character ones, in a model that has not
-            fairseq's names, or with ``share_rule="model"``.
+            a projection with hooks or parametrizations, or under FSDP; two modules with
+            one weight; ``embeddings`` with adaptive or character ones, in a model that
+            has not fairseq's names, or with ``share_rule="model"``.
     """
     projections = options.pop("maps", projections)
     spec = PHMSpec.of(n, **options)

@@ -28,9 +28,6 @@ DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN
 POLL = 0.05
 """Seconds between looks at the log of a process."""
 
-FULL = 1 << 20
-"""Free bytes below which a disk is called full, where a process has failed."""
-
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
@@ -198,8 +195,10 @@ def follow(
     finally:
         failed = process.wait()
     if failed:
+        from fairseq_phm.files import ALMOST_NONE
+
         name = Path(command[0]).name
-        if shutil.disk_usage(log.parent).free < FULL:
+        if shutil.disk_usage(log.parent).free < ALMOST_NONE:
             last = "the disk is full"
         raise RunError(f"{name} failed, see {log}: {diverged or last}")
 
