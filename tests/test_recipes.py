@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from data_prep import declaration
 from fairseq_phm.models.phm_transformer import PHMTransformerConfig
-from recipes.driver import classification, translation
+from recipes.driver import classification, fairseq_process, translation
 from recipes.driver.data import Data
 from recipes.driver.fairseq_process import DIVERGED, follow
 from recipes.driver.lock import locked
@@ -511,3 +511,24 @@ def test_what_diverged_is_said_though_another_error_follows(tmp_path):
     with pytest.raises(RunError, match=r": FloatingPointError: NaN$") as error:
         list(follow([sys.executable, "-uc", program], tmp_path / "log"))
     assert DIVERGED.search(str(error.value))
+
+
+def test_the_rate_of_a_resumed_training_is_of_what_is_new(
+    tmp_path, monkeypatch, capsys
+):
+    """Updates before the interruption took no time in this bar."""
+    log = (
+        'fairseq INFO | train_inner | {"num_updates": "1020", "loss": "3", "wps": "9"}'
+    )
+
+    def resumed(*_):
+        time.sleep(0.5)
+        yield log
+
+    monkeypatch.setattr(fairseq_process, "trained_updates", lambda folder: 1000)
+    monkeypatch.setattr(fairseq_process, "require_checkpoint", lambda folder: None)
+    monkeypatch.setattr(fairseq_process, "follow", resumed)
+    fairseq_process.train("dense", [], tmp_path, threads=1, updates=2000)
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert "1020/2000" in shown
+    assert float(re.search(r"([\d.]+)update/s", shown)[1]) < 50

@@ -62,9 +62,11 @@ def train(
         RunError: the command failed or left no checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    done = 0
     if not node:
         drop_broken_checkpoint(folder)
-        if updates and trained_updates(folder) >= updates:
+        done = trained_updates(folder)
+        if updates and done >= updates:
             return require_checkpoint(folder)
     command = [
         *command, "--save-dir", str(folder), "--no-epoch-checkpoints",
@@ -72,7 +74,8 @@ def train(
         *(["--max-epoch", str(epochs)] if epochs else ["--max-update", str(updates)]),
     ]  # fmt: skip
     log = folder / (f"train-node{node}.log" if node else "train.log")
-    with tqdm(total=updates or None, unit="update", desc=name) as bar:
+    counted = {"total": updates or None, "initial": done, "unit": "update"}
+    with tqdm(desc=name, **counted) as bar:
         _show(bar, follow(command, log, threads), epochs)
     require_checkpoint(folder)
 
