@@ -8,7 +8,11 @@ from conftest import ROOT, tiny_transformer
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from fairseq_phm import count_parameters
-from recipes.driver.models import DENSE, WIDTHS, Model
+from fairseq_phm.models.classifier import (
+    LSTMClassifierConfig,
+    TransformerClassifierConfig,
+)
+from recipes.driver.models import CLASSIFIERS, DENSE, WIDTHS, Model
 
 SPELLINGS = [
     ("dense", "dense", "dense"),
@@ -103,6 +107,17 @@ def test_widths_are_those_of_the_architectures(arch):
             for name in ("embed_dim", "ffn_embed_dim", "attention_heads")
         ]
         assert found == list(WIDTHS[arch])
+
+
+def test_widths_are_those_of_the_classifiers():
+    attention, ffn = (
+        getattr(TransformerClassifierConfig, f"encoder_{name}")
+        for name in ("embed_dim", "ffn_embed_dim")
+    )
+    assert CLASSIFIERS == {
+        "phm_lstm_classifier": {"LSTM": LSTMClassifierConfig.encoder_embed_dim},
+        "phm_transformer_classifier": {"attention": attention, "FFN": ffn},
+    }
 
 
 def test_dense_model_of_equal_parameters(task):

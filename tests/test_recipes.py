@@ -29,7 +29,7 @@ from recipes.driver import classification, fairseq_process, translation
 from recipes.driver.data import Data
 from recipes.driver.fairseq_process import DIVERGED, follow
 from recipes.driver.lock import locked
-from recipes.driver.options import parse_translation
+from recipes.driver.options import parse_classification, parse_translation
 from recipes.driver.results import note
 from recipes.driver.settings import Source
 from recipes.driver.slurm import configuration, sweep_command, sweeps
@@ -284,6 +284,22 @@ def test_other_languages_than_the_declared_ones_are_refused(capsys):
         parse_translation(["iwslt14-de-en", *languages[:3], "fr"])
     message = "iwslt14-de-en has de and en, not en and fr"
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["scitail", "--models", "4", "8"], "--models 8: 8 does not divide the widths"),
+        (["linzen", "--models", "3"], ", attention 128 and FFN 512"),
+        (["linzen", "--models", "4-wide"], "4-wide: no other inner widths are known"),
+    ],
+)
+def test_models_that_classifiers_cannot_be_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_classification(arguments)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    own = ["--", "--encoder-embed-dim", "320"]
+    assert parse_classification(["scitail", "--models", "8", *own]).models
 
 
 def test_more_gpus_than_there_are_is_one_line(translate):

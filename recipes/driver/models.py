@@ -47,6 +47,19 @@ for ending in ("", "_small", "_tiny"):
     WIDTHS[LM + ending] = WIDTHS[f"phm_transformer{ending}"]
 """What the architectures have, by name; language models have a decoder only."""
 
+CLASSIFIERS = {
+    "phm_lstm_classifier": {"LSTM": 300},
+    "phm_transformer_classifier": {"attention": 128, "FFN": 512},
+}
+"""The widths of those that classify, which the spellings do not change."""
+
+
+def divided_widths(arch: str) -> Dict[str, int]:
+    """Name the widths that n divides; none for an architecture that is not known."""
+    if arch not in WIDTHS:
+        return CLASSIFIERS.get(arch, {})
+    return {"attention": WIDTHS[arch].attention, "FFN": WIDTHS[arch].ffn}
+
 
 @dataclass(frozen=True)
 class Model:

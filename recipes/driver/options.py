@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence, Tuple
 from data_prep import LANGUAGES, SPLITS, DataError
 
 from .flags import values_of
-from .models import DENSE, LM, WIDTHS, Model
+from .models import DENSE, LM, Model, divided_widths
 from .settings import (
     QUALITY_MODELS,
     ROOT,
@@ -672,6 +672,7 @@ def _check_models(
     if compared and DENSE not in given.models:
         parser.error("--models needs dense, which the others are compared with")
     own_widths = any("dim" in word for word in given.extra)
+    widths = {} if own_widths else divided_widths(arch)
     flags = values_of(given.extra)
     for model in given.models:
         try:
@@ -684,11 +685,11 @@ def _check_models(
         low_rank = {"--phm-rule-rank", "--phm-rank"} & {*made, *flags}
         if low_rank and getattr(given, "mean", "") == "weights":
             parser.error(f"--mean weights is not for {model} with {min(low_rank)}")
-        widths = None if own_widths else WIDTHS.get(arch)
-        if widths and (widths.attention % model.n or widths.ffn % model.n):
+        if any(width % model.n for width in widths.values()):
+            named = " and ".join(f"{kind} {width}" for kind, width in widths.items())
             parser.error(
                 f"--models {model}: {model.n} does not divide the widths of {arch}, "
-                f"attention {widths.attention} and FFN {widths.ffn}"
+                f"{named}"
             )
 
 
