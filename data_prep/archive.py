@@ -57,6 +57,11 @@ def _check(path: Path, name: str, plain: bool) -> None:
 
 def _member(path: Path, name: str, read: Callable[[str], IO[bytes]]) -> IO[bytes]:
     try:
-        return read(name)
+        file = read(name)
     except KeyError:
         raise DataError(f"{path}: the archive has no member {name!r}") from None
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, other methods
+        raise DataError(f"{path}: the member {name!r}: {error}") from None
+    if file is None:
+        raise DataError(f"{path}: the member {name!r} is a folder")
+    return file

@@ -203,6 +203,18 @@ def _check(data_set: DataSet, path: Path) -> None:
             "the columns of a table need a label",
         ),
     ]
+    held_out = data_set.hold_out
+    faults += [
+        (
+            not set(held_out) <= {"valid", "test"},
+            "hold_out must be of valid and test",
+        ),
+        (
+            bool(held_out) and data_set.hold_out_every <= len(held_out),
+            f"hold_out_every must be above {len(held_out)}, the number of splits that "
+            "are held out",
+        ),
+    ]
     for model, figures in data_set.paper.published.items():
         pair = figures if isinstance(figures, tuple) else ()
         types = [type(figure).__name__ for figure in pair]
@@ -230,15 +242,17 @@ def _check(data_set: DataSet, path: Path) -> None:
         )
     )
     for part in data_set.parts:
-        faults += _faults(part)
+        faults += _faults(part, data_set)
     for broken, rule in faults:
         if broken:
             raise DataError(f"{path}: {rule}")
 
 
-def _faults(part: Part) -> List[Tuple[bool, str]]:
+def _faults(part: Part, data_set: DataSet) -> List[Tuple[bool, str]]:
     """List whether each rule for a part is broken, and the rule."""
     sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
+    sides = len(data_set.sides)
+    rows = [() if isinstance(row, str) else row for row in part.members]
     return [
         (
             part.split not in SPLITS,
@@ -252,5 +266,18 @@ def _faults(part: Part) -> List[Tuple[bool, str]]:
         (
             bool(part.archive) != bool(part.members),
             "an archive needs members, and members an archive",
+        ),
+        (
+            part.format in ("table", "agreement") and data_set.kind != "table",
+            f"format {part.format!r} is for tables",
+        ),
+        (
+            any(len(files) != sides for files in (*filter(None, [part.urls]), *rows)),
+            f"a part needs {sides} files, one for each side, in urls and in each row "
+            "of members",
+        ),
+        (
+            len(part.sha256) not in (0, len(part.urls or (part.archive,))),
+            "a part needs as many sha256 as URLs, or none",
         ),
     ]

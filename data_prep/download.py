@@ -8,6 +8,7 @@ from pathlib import Path
 import requests
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from . import DataError
@@ -31,6 +32,7 @@ def download(url: str, path: Path, expected: str = "") -> str:
         DataError: no connection, an HTTP error, or a wrong checksum. A download with a
             wrong checksum is removed.
     """
+    expected = expected.lower()
     if not path.is_file():
         partial = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ def download(url: str, path: Path, expected: str = "") -> str:
                     if _fetch(session, url, partial):
                         break
                     reason = "the server closed the connection"
-                except requests.RequestException as error:
+                except (requests.RequestException, HTTPError) as error:
                     reason = _reason(error)
                 except OSError as error:
                     raise DataError(f"{partial}: {error.strerror or error}") from None
@@ -93,7 +95,8 @@ def _fetch(session: requests.Session, url: str, partial: Path) -> bool:
             total=total, initial=have, unit="B", unit_scale=True, desc=partial.stem,
             disable=None,
         ) as bar:  # fmt: skip
-            for block in answer.iter_content(1 << 16):
+            # As it is: servers declare archives to be a compressed Content-Encoding.
+            for block in answer.raw.stream(1 << 16, decode_content=False):
                 bar.update(file.write(block))
     return total is None or _size(partial) == total
 
@@ -115,8 +118,9 @@ def _version(partial: Path) -> Path:
     return partial.with_name(partial.name + ".version")
 
 
-def _reason(error: requests.RequestException) -> str:
-    if error.response is not None:
-        return f"{error.response.status_code} {error.response.reason}"
+def _reason(error: Exception) -> str:
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return f"{answer.status_code} {answer.reason}"
     cause = str(error).rpartition("Caused by ")[2].splitlines()
     return f"{type(error).__name__} {' '.join(cause[:1])}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
 from .errors import DataError
@@ -180,10 +180,20 @@ def untie_different_rules(model: nn.Module, state_dict: Mapping[str, Any]) -> bo
 
     Returns:
         Whether rules were untied.
+
+    Raises:
+        ValueError: they would be, while several processes train: what reduces their
+            gradients does not know new parameters.
     """
     repeated = _repeated_rules(model, state_dict)
     if not any(one.differs(state_dict) for one in repeated):
         return False
+    if distributed.is_available() and distributed.is_initialized():
+        if distributed.get_world_size() > 1:  # has the parameters of this model
+            raise ValueError(
+                "the checkpoint has more rules than are shared by default, which "
+                "several processes do not separate"
+            )
     for layer in {one.layer for one in repeated}:
         layer.untie_rule()
     logger.info("The checkpoint has more rules than are shared by default")
@@ -210,9 +220,27 @@ def fit_shared_rules(
                 f"the checkpoint has different rules at {one.first} and {one.key}, "
                 f"which are one with --phm-share-rule {share_rule}"
             )
+    fitted = {**_fixed_factors(model, state_dict), **state_dict}
     if share_rule not in ("stack", "model"):
-        return dict(state_dict)
-    return _with_rules_of_pruned_layers(state_dict, share_rule)
+        return fitted
+    return _with_rules_of_pruned_layers(fitted, share_rule)
+
+
+def _fixed_factors(model: nn.Module, state: Mapping[str, Any]) -> Dict[str, Tensor]:
+    """Return u for layers that share v: older checkpoints, where it learned, have one.
+
+    Others may be in the state dict as well.
+    """
+    found: Dict[str, Tensor] = {}
+    known: Dict[int, Tensor] = {}
+    for path, layer in model.named_modules():
+        if isinstance(layer, PHMLinear) and layer._learns("rule_v"):
+            if "rule_u" in layer._buffers:
+                key, shared = f"{path}.rule_u", id(layer.stored("rule_v"))
+                u = state.get(key, known.get(shared))
+                if u is not None:
+                    found[key] = known[shared] = u
+    return found
 
 
 class _Repeated(NamedTuple):
@@ -234,7 +262,7 @@ def _repeated_rules(model: nn.Module, state: Mapping[str, Any]) -> List[_Repeate
             continue
         for name in RULES:
             key = f"{path}.{name}"
-            if key in state:
+            if key in state and layer._learns(name):
                 first = parents.setdefault(id(layer.stored(name)), key)
                 if first != key:
                     repeated.append(_Repeated(layer, key, first))

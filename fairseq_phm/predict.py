@@ -55,8 +55,8 @@ def predict(
         device: where to compute.
 
     Raises:
-        DataError: a checkpoint that is missing or of another task, or a fault in the
-            file, with its line.
+        DataError: a checkpoint that is missing, of another task or diverged, or a
+            fault in the file, with its line.
     """
     found = [_load(path) for path in paths]
     models, task = [model for model, _ in found], found[0][1]
@@ -81,6 +81,8 @@ def predict(
         logits = [model(**batch["net_input"])[0] for model in models]
         mean = torch.stack([one.float().softmax(dim=1) for one in logits]).mean(dim=0)
         scores[batch["id"].cpu()] = mean.cpu()
+    if not scores.isfinite().all():
+        raise DataError(f"{paths[0]}: the probabilities are not finite: it diverged")
     known = examples[0].label is not None
     return Predictions(
         scores, task.labels, [str(e.label) for e in examples] if known else None

@@ -31,7 +31,10 @@ BAD_MODEL = (
     AttributeError, AssertionError, ArithmeticError,
 )  # fmt: skip
 """What building a model raises where its options do not fit."""
-FROZEN = ("encoder_freeze_embed", "decoder_freeze_embed")
+OF_TRAINING = (
+    "checkpoint_activations", "encoder_freeze_embed", "decoder_freeze_embed",
+    "offload_activations",
+)  # fmt: skip
 
 
 class Rebuilt(NamedTuple):
@@ -142,7 +145,7 @@ def model_args(checkpoint: Mapping[str, Any]) -> argparse.Namespace:
         raise DataError(f"unknown architecture {arch!r}")
     options.update(arch=arch, _name=arch)
     options.update({name: None for name in FILES if name in options})
-    options.update({name: False for name in FROZEN if name in options})
+    options.update({name: False for name in OF_TRAINING if name in options})
     options.setdefault("tpu", False)
     return argparse.Namespace(**options)
 

@@ -283,6 +283,15 @@ def test_bad_predictions_are_one_line(corpus, trained, tmp_path, change, message
     assert not (tmp_path / "out.tsv").exists()
 
 
+def test_a_diverged_model_predicts_nothing(corpus, trained, tmp_path):
+    checkpoint = torch.load(trained[0] / "checkpoint_best.pt", weights_only=False)
+    head = [key for key in checkpoint["model"] if key.startswith("classification")]
+    checkpoint["model"][head[-1]].fill_(float("nan"))
+    torch.save(checkpoint, tmp_path / "nan.pt")
+    with pytest.raises(DataError, match="nan.pt: the probabilities are not finite"):
+        predict([str(tmp_path / "nan.pt")], corpus / "test.tsv")
+
+
 class Words:
     """What a model asks of the task."""
 

@@ -410,6 +410,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, bytes_allowed):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+DECLARED = 'title = "x"\nkind = "parallel"\nlanguages = ["en", "de"]\n'
+
+
 def test_bad_options_and_declarations(raw, tmp_path):
     def last(*arguments):
         code, _, err = run(*arguments)
@@ -428,6 +431,8 @@ def test_bad_options_and_declarations(raw, tmp_path):
         ('title = "x"\nkind = "paralel"', "kind must be one of parallel, text, table"),
         ('title = "x"\nkind = "parallel"', "a parallel text needs two languages"),
         ('title = "x"\nkind = "table"', "the columns of a table need a label"),
+        (DECLARED + 'hold_out = ["validation"]', "hold_out must be of valid and test"),
+        (DECLARED + 'hold_out = ["valid"]', "hold_out_every must be above 1"),
         ('title = "x"\nkind = "table"\nlang = "x"', "unknown key 'lang'"),
         ('title = "x"\nkind = 3', "kind = 3 is not of type str"),
         ('title = "x"', "missing 1 required positional argument: 'kind'"),
@@ -445,14 +450,19 @@ def test_bad_options_and_declarations(raw, tmp_path):
         ('mtdata = "x"\nsacrebleu = "y"', "a part needs exactly one source"),
         ('archive = "x"', "an archive needs members"),
         ('mtdata = "x"\nformat = "y"', "format 'y' must be one of lines"),
+        ('mtdata = "x"\nformat = "table"', "format 'table' is for tables"),
+        ('urls = ["a"]', "a part needs 2 files, one for each side"),
+        ('urls = ["a", "b", "c"]', "a part needs 2 files, one for each side"),
+        ('archive = "x"\nmembers = ["a", "b"]', "a part needs 2 files"),
+        ('archive = "x"\nmembers = [["a"]]', "a part needs 2 files"),
+        ('urls = ["a", "b"]\nsha256 = ["0"]', "as many sha256 as URLs"),
     ],
 )
 def test_every_part_is_checked(tmp_path, part, message):
-    head = 'title = "x"\nkind = "parallel"\nlanguages = ["en", "de"]\n'
     parts = [f'[[parts]]\nsplit = "train"\n{one}\n' for one in (part, 'mtdata = "x"')]
     file = tmp_path / "own.toml"
     for order in (parts, parts[::-1]):
-        file.write_text(head + "".join(order))
+        file.write_text(DECLARED + "".join(order))
         with pytest.raises(DataError, match=message):
             declaration.load(str(file))
 

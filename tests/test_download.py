@@ -1,7 +1,9 @@
 """Downloads from a local server: resuming, checksums, archives, conversions."""
 
+import gzip
 import hashlib
 import io
+import random
 import subprocess
 import sys
 import tarfile
@@ -31,6 +33,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.limits, self.tag, self.ranges = {}, [], '"1"', []
+        self.headers = {}
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
 
@@ -49,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
                 return
         self.send_response(206 if first else 200)
         self.send_header("ETag", self.server.tag)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
         limit = self.server.limits.pop(0) if self.server.limits else None
@@ -92,6 +97,16 @@ def interrupt(server, path):
     with pytest.raises(DataError, match="65,536 bytes so far, rerun to resume"):
         download(server.url + "a.txt", path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("limits", [[], [300, 500]])
+def test_an_archive_is_not_unpacked_on_the_way(server, tmp_path, limits):
+    content = gzip.compress(random.Random(1).randbytes(5000))
+    server.files["a.tgz"], server.limits = content, limits
+    server.headers["Content-Encoding"] = "x-gzip"
+    digests = digest(content), digest(content).upper()
+    assert download(server.url + "a.tgz", tmp_path / "a.tgz", digests[1]) == digests[0]
+    assert (tmp_path / "a.tgz").read_bytes() == content
 
 
 def test_an_interrupted_download_goes_on_later(server, tmp_path):
@@ -151,6 +166,14 @@ def zipped(path, name, kind=0o100644):
         file.writestr(entry, "/etc/passwd")
 
 
+def encrypted(path, name):
+    zipped(path, name)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # the flag of the member, and that of the directory's entry
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "make,message",
     [
@@ -172,6 +195,8 @@ def zipped(path, name, kind=0o100644):
         (lambda p: zipped(p, "a", 0o120777), "the member 'a' is a link or a device"),
         (lambda p: tar(p, "b"), "the archive has no member 'a'"),
         (lambda p: zipped(p, "b"), "the archive has no member 'a'"),
+        (lambda p: tar(p, "a", b"", type=tarfile.DIRTYPE), "member 'a' is a folder"),
+        (lambda p: encrypted(p, "a"), "the member 'a': File 'a' is encrypted"),
         (lambda p: p.write_bytes(b"no archive"), "damaged archive"),
         (lambda p: p.write_bytes(b""), "damaged archive"),
     ],

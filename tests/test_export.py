@@ -21,8 +21,13 @@ from fairseq_phm.exports import needs
 from fairseq_phm.rebuild import Rebuilt, build
 
 VARIANTS = {
-    "fused": ("phm_transformer", dict(phm_fuse_qkv=True)),
-    "rule-rank": ("phm_transformer", dict(phm_rule_rank=4, phm_share_rule="stack")),
+    "fused": (
+        "phm_transformer", dict(phm_fuse_qkv=True, checkpoint_activations=True)
+    ),
+    "rule-rank": (
+        "phm_transformer",
+        dict(phm_rule_rank=4, phm_share_rule="stack", checkpoint_activations=True),
+    ),
     "pre-norm": (
         "quaternion_transformer",
         dict(
@@ -30,7 +35,7 @@ VARIANTS = {
             share_decoder_input_output_embed=True,
         ),
     ),
-    "dense": ("transformer", {}),
+    "dense": ("transformer", dict(max_source_positions=20, max_target_positions=12)),
     "wide": ("phm_transformer", dict(phm_attention_dim=64)),
     "narrow output": ("phm_transformer", dict(decoder_output_dim=16)),
     "lstm": (

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from fairseq_phm import PHMLSTM, PHMLinear
 from fairseq_phm.modules.factors import STORED, Factors
+from fairseq_phm.modules.linear import PHMLinearRows
 
 BATCH = padded_batch(Task())
 X = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
@@ -327,3 +328,32 @@ def test_threads_that_call_one_model(model):
     for found in results:
         torch.testing.assert_close(found, expected)
     check(model, model, expected)
+
+
+def test_rows_keep_their_blocks_in_state_dicts_with_variables():
+    rows = PHMLinearRows.split(PHMLinear(8, 16, 4), [8, 8])
+    for _ in range(2):
+        for one in rows:
+            assert set(one.state_dict(keep_vars=True)) == {"blocks", "bias", "rule"}
+
+
+@pytest.mark.parametrize("rule_lr", [1, 8])
+def test_a_tied_rule_that_nothing_loads_is_missing(rule_lr):
+    def make():
+        first = PHMLinear(8, 8, 4, rule_lr=rule_lr)
+        return nn.Sequential(first, PHMLinear(8, 8, 4, rule=first))
+
+    state = make().state_dict()
+    assert "1.rule" not in state
+    with torch.device("meta"):
+        separated = make()
+    separated = separated.to_empty(device="cpu")
+    with pytest.raises(RuntimeError, match='Missing key.* "1.rule"'):
+        separated.load_state_dict(state)
+    assert separated.load_state_dict(state, strict=False).missing_keys == ["1.rule"]
+    whole = make()
+    assert not whole.load_state_dict(state, strict=False).missing_keys
+    del state["0.rule"]
+    assert set(whole.load_state_dict(state, strict=False).missing_keys) == {
+        "0.rule", "1.rule"
+    }  # fmt: skip

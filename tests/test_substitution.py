@@ -165,15 +165,26 @@ def test_checkpoints_of_unshared_rules_load_by_default(task, rank):
     again.load_state_dict(model.state_dict())
 
 
-@pytest.mark.parametrize("share", [None, "none"])
-def test_checkpoints_of_cp_rules_with_a_learned_u_load(task, share):
-    old = tiny_transformer(
-        task, phm_share_rule="none", phm_rule="random", phm_rule_rank=4
-    )
-    model = tiny_transformer(task, seed=1, phm_share_rule=share, phm_rule_rank=4)
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("shares", [("none", None), ("none", "none"), (None, None)])
+@pytest.mark.parametrize("start", ["random", "learned"])
+def test_checkpoints_of_other_cp_rules_load(task, shares, fuse, start):
+    """With start "random" u is learned, and with the other layer of a pair."""
+    old, new = (dict(phm_share_rule=share, phm_fuse_qkv=fuse) for share in shares)
+    old = tiny_transformer(task, phm_rule=start, phm_rule_rank=4, **old)
+    model = tiny_transformer(task, seed=1, phm_rule_rank=4, **new)
     model.load_state_dict(old.state_dict())
     batch = padded_batch(task)
     torch.testing.assert_close(model(**batch)[0], old(**batch)[0])
+
+
+def test_several_processes_do_not_separate_rules(task, monkeypatch):
+    old = tiny_transformer(task, phm_share_rule="none", phm_rule="random")
+    model = tiny_transformer(task, seed=1)
+    for name, value in (("is_initialized", True), ("get_world_size", 2)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    with pytest.raises(ValueError, match="has --phm-share-rule none, this model"):
+        model.load_state_dict(old.state_dict())
 
 
 @pytest.mark.parametrize("share", SHARE_RULE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import List, Tuple
+from typing import List
 
 import torch
 from tqdm import tqdm
@@ -68,9 +68,9 @@ def export(source: Source, folder: Path, quantization: str = "float32") -> str:
         shutil.copy(path, folder / path.name)
     if source.sentencepiece:
         shutil.copy(source.sentencepiece, folder / SENTENCEPIECE)
-    positions = getattr(source.rebuilt.args, "max_target_positions", None) or 1024
     example = EXAMPLE.format(
-        **(PIECES if source.sentencepiece else PLAIN), limit=min(256, positions - 2)
+        **(PIECES if source.sentencepiece else PLAIN),
+        limit=min(256, _positions(source) - 2),
     )
     (folder / "example.py").write_text(example, encoding="utf-8")
     # The weights are read as they are stored: "default" keeps their type.
@@ -106,6 +106,10 @@ def _convert(source: Source, folder: Path, quantization: str) -> None:
             ) from None
 
 
+def _positions(source: Source) -> int:
+    return getattr(source.rebuilt.args, "max_target_positions", None) or 1024
+
+
 def _compare(source: Source, translator: object, tolerance: float) -> str:
     """Score fairseq's hypotheses, and count equal ones.
 
@@ -119,13 +123,11 @@ def _compare(source: Source, translator: object, tolerance: float) -> str:
     def symbols(tokens: List[int], which: int) -> List[str]:
         return [words[which][token] for token in tokens]
 
-    pairs: List[Tuple[List[int], List[int]]] = []
     difference, count, same = 0.0, 0, 0
     found = translate(source.rebuilt, source.sentences)
     for sentence, target in tqdm(
         list(zip(source.sentences, found)), "comparison", disable=None, leave=False
     ):
-        pairs.append((sentence, target))
         texts = symbols(sentence, 0), symbols(target[:-1], 1)
         scores = translator.score_batch([texts[0]], [texts[1]])[0].log_probs
         expected = log_probabilities(source.rebuilt, sentence, target)
@@ -133,7 +135,7 @@ def _compare(source: Source, translator: object, tolerance: float) -> str:
         count += len(scores)
         result = translator.translate_batch(
             [texts[0]], beam_size=BEAM,
-            max_decoding_length=2 * len(sentence) + 12,
+            max_decoding_length=min(2 * len(sentence) + 12, _positions(source) - 2),
         )[0]  # fmt: skip
         same += result.hypotheses[0] == texts[1]
     mean = difference / count

@@ -38,7 +38,7 @@ class Factors(nn.Module):
     A learned factor of a rule is ``rule_lr`` times its parameter ``scaled_...``, and
     reads as the product. State dicts hold the product, whatever ``rule_lr`` is. A tied
     factor, one that is shared with another layer, is left out of a state dict that
-    already holds it, and may be missing when one is loaded.
+    already holds it, and may be missing where one is loaded that gives it to the other.
     """
 
     _unmade = None
@@ -265,7 +265,7 @@ class Factors(nn.Module):
             saved = _saved.get(held)
             earlier = None if saved is None else saved()
             if name in self._tied and any(
-                value is earlier for value in destination.values()
+                value is earlier for one, value in destination.items() if one != key
             ):
                 del destination[key]
             else:
@@ -281,8 +281,11 @@ class Factors(nn.Module):
         unexpected_keys: List[str],
         error_msgs: List[str],
     ) -> None:
+        loaded = _loaded_by(error_msgs)
+        conflicts = self._conflicts(state_dict, prefix, loaded)
+        optional = {prefix + name for name in self._tied if self.stored(name) in loaded}
         if strict:
-            error_msgs += self._conflicts(state_dict, prefix, error_msgs)
+            error_msgs += conflicts
         renamed = {
             prefix + SCALED[name]: prefix + name
             for name in RULES
@@ -305,7 +308,6 @@ class Factors(nn.Module):
         )
         if local_metadata.get("assign_to_params_buffers"):
             self._follow(earlier)
-        optional = {prefix + name for name in self._tied}
         missing = [renamed.get(key, key) for key in missing]
         missing_keys += [key for key in missing if key not in optional]
         for message in errors:
@@ -314,22 +316,19 @@ class Factors(nn.Module):
             error_msgs.append(message)
 
     def _conflicts(
-        self, state_dict: Dict[str, Any], prefix: str, call: List[str]
+        self, state_dict: Dict[str, Any], prefix: str, loaded: Any
     ) -> List[str]:
         """Find entries that give a tied factor another value than an earlier layer's.
 
         Args:
-            call: the list of errors, which is the same one in all layers.
+            loaded: of :func:`_loaded_by`; gets the entries of this layer.
         """
-        global _loaded
-        if _loaded[0] is not call:
-            _loaded = (call, WeakIdKeyDictionary())
-        found, before = [], _loaded[1]
-        for name in RULES:
+        found = []
+        for name in STORED:
             held, entry = self.stored(name), state_dict.get(prefix + name)
             if not self._learns(name) or not isinstance(entry, Tensor):
                 continue
-            key, other = before.setdefault(held, (prefix + name, entry))
+            key, other = loaded.setdefault(held, (prefix + name, entry))
             if not entry.is_meta and not torch.equal(entry, other):
                 found.append(f"{key} and {prefix + name} are one here and differ there")
         return found
@@ -345,6 +344,18 @@ class Factors(nn.Module):
                 for held, kept in self._parameters.items():
                     if kept is before and owned is not None:
                         self._parameters[held] = owned
+
+
+def _loaded_by(call: List[str]) -> Any:
+    """Return parameter -> key and entry of what a ``load_state_dict`` has loaded.
+
+    Args:
+        call: its list of errors, which is the same one in all layers.
+    """
+    global _loaded
+    if _loaded[0] is not call:
+        _loaded = (call, WeakIdKeyDictionary())
+    return _loaded[1]
 
 
 def _values(spec: PHMSpec, generator: Optional[torch.Generator]) -> Dict[str, Tensor]:
