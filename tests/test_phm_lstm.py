@@ -164,9 +164,13 @@ def test_errors(task, options, message):
         substitute_lstm(nn.Linear(2, 2), 2)
     with pytest.raises(ValueError, match="^0: proj_size=4: a PHM LSTM has no proj"):
         substitute_lstm(nn.Sequential(nn.LSTM(8, 8, proj_size=4)), 2)
+    with pytest.raises(ValueError, match="neither attention nor an output projection"):
+        substitute_lstm(nn.Sequential(nn.LSTM(8, 8)), 2, output_projections=True)
 
 
 def test_an_lstm_itself_and_one_in_two_places():
+    with torch.device("meta"):
+        assert substitute_lstm(nn.LSTM(8, 8), 2).cells[0].weight_ih.is_meta
     new = substitute_lstm(nn.LSTM(8, 8), 2)
     assert isinstance(new, PHMLSTM)
     new.flatten_parameters()  # as nn.LSTM has it

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
@@ -108,8 +109,8 @@ def run(options: argparse.Namespace) -> None:
     print(
         f"\nTo train it on: fairseq-train DATA --user-dir fairseq_phm "
         f"--arch {made.architecture} {' '.join(words)} "
-        f"--finetune-from-model {options.output} (and the sizes of the dense model, "
-        "where they are not those of the architecture)"
+        f"--finetune-from-model {shlex.quote(str(options.output))} (and the sizes of "
+        "the dense model, where they are not those of the architecture)"
     )
 
 

@@ -81,6 +81,11 @@ def substitute_lstm(
             kind: [name for name in names if name in present]
             for kind, names in OUTPUT_PROJECTIONS.items()
         }
+        if not any(names.values()):
+            raise ValueError(
+                f"{type(model).__name__} has neither attention nor an output "
+                "projection, for output_projections"
+            )
         substitute(
             model, spec, encoder_n=encoder_n, decoder_n=decoder_n, projections=names
         )
@@ -99,13 +104,16 @@ def substitute_lstm(
 def _cell(dense: nn.Module, spec: PHMSpec, gates: str, suffix: str = "") -> PHMLSTMCell:
     """Make a cell with the spread and bias of a dense one (or a layer of nn.LSTM)."""
     weights = [getattr(dense, name + suffix) for name in ("weight_ih", "weight_hh")]
+    std = None
+    if not weights[0].is_meta:
+        std = tuple(weight.float().square().mean().sqrt().item() for weight in weights)
     cell = PHMLSTMCell(
         weights[0].size(1),
         dense.hidden_size,
         spec,
         bias=bool(dense.bias),
         gates=gates,
-        std=tuple(weight.float().square().mean().sqrt().item() for weight in weights),
+        std=std,
         device=weights[0].device,
         dtype=weights[0].dtype,
     )
