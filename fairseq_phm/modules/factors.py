@@ -329,7 +329,9 @@ class Factors(nn.Module):
             if not self._learns(name) or not isinstance(entry, Tensor):
                 continue
             key, other = loaded.setdefault(held, (prefix + name, entry))
-            if not entry.is_meta and not torch.equal(entry, other):
+            if entry is other or entry.is_meta:
+                continue
+            if not torch.equal(entry, other):
                 found.append(f"{key} and {prefix + name} are one here and differ there")
         return found
 
