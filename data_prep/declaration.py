@@ -252,7 +252,7 @@ def _faults(part: Part, data_set: DataSet) -> List[Tuple[bool, str]]:
     """List whether each rule for a part is broken, and the rule."""
     sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
     sides = len(data_set.sides)
-    rows = [() if isinstance(row, str) else row for row in part.members]
+    rows = [part.urls] if part.urls else part.members
     return [
         (
             part.split not in SPLITS,
@@ -272,7 +272,7 @@ def _faults(part: Part, data_set: DataSet) -> List[Tuple[bool, str]]:
             f"format {part.format!r} is for tables",
         ),
         (
-            any(len(files) != sides for files in (*filter(None, [part.urls]), *rows)),
+            any(isinstance(row, str) or len(row) != sides for row in rows),
             f"a part needs {sides} files, one for each side, in urls and in each row "
             "of members",
         ),

@@ -189,7 +189,7 @@ def untie_different_rules(model: nn.Module, state_dict: Mapping[str, Any]) -> bo
     if not any(one.differs(state_dict) for one in repeated):
         return False
     if distributed.is_available() and distributed.is_initialized():
-        if distributed.get_world_size() > 1:  # has the parameters of this model
+        if distributed.get_world_size() > 1:  # DDP has the parameters of now
             raise ValueError(
                 "the checkpoint has more rules than are shared by default, which "
                 "several processes do not separate"

@@ -82,7 +82,8 @@ def predict(
         mean = torch.stack([one.float().softmax(dim=1) for one in logits]).mean(dim=0)
         scores[batch["id"].cpu()] = mean.cpu()
     if not scores.isfinite().all():
-        raise DataError(f"{paths[0]}: the probabilities are not finite: it diverged")
+        where = ", ".join(paths)
+        raise DataError(f"{where}: the probabilities are not finite: it diverged")
     known = examples[0].label is not None
     return Predictions(
         scores, task.labels, [str(e.label) for e in examples] if known else None

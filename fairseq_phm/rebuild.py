@@ -35,6 +35,7 @@ OF_TRAINING = (
     "checkpoint_activations", "encoder_freeze_embed", "decoder_freeze_embed",
     "offload_activations",
 )  # fmt: skip
+"""Options that mean something in training only."""
 
 
 class Rebuilt(NamedTuple):

@@ -26,7 +26,7 @@ _saved: Any = WeakIdKeyDictionary()
 """Parameter -> its last entry in a state dict (weak), for the layers that share it."""
 
 _loaded: Any = (None, WeakIdKeyDictionary())
-"""The errors of a ``load_state_dict``, which name it; parameter -> its entry there."""
+"""The errors of a ``load_state_dict``, which name it; see :func:`_loaded_by`."""
 
 _assigned: Any = WeakIdKeyDictionary()
 """Parameter -> what ``load_state_dict(assign=True)`` put in its place (weak)."""
@@ -38,7 +38,7 @@ class Factors(nn.Module):
     A learned factor of a rule is ``rule_lr`` times its parameter ``scaled_...``, and
     reads as the product. State dicts hold the product, whatever ``rule_lr`` is. A tied
     factor, one that is shared with another layer, is left out of a state dict that
-    already holds it, and may be missing where one is loaded that gives it to the other.
+    already holds it, and may be missing in one that has it for the other layer.
     """
 
     _unmade = None
@@ -328,8 +328,9 @@ class Factors(nn.Module):
             held, entry = self.stored(name), state_dict.get(prefix + name)
             if not self._learns(name) or not isinstance(entry, Tensor):
                 continue
-            key, other = loaded.setdefault(held, (prefix + name, entry))
-            if entry is other or entry.is_meta:
+            kept = entry if name in RULES else None
+            key, other = loaded.setdefault(held, (prefix + name, kept))
+            if kept is other or entry.is_meta:
                 continue
             if not torch.equal(entry, other):
                 found.append(f"{key} and {prefix + name} are one here and differ there")
@@ -349,10 +350,10 @@ class Factors(nn.Module):
 
 
 def _loaded_by(call: List[str]) -> Any:
-    """Return parameter -> key and entry of what a ``load_state_dict`` has loaded.
+    """Return parameter -> its key, and entry if it is small, in what has been loaded.
 
     Args:
-        call: its list of errors, which is the same one in all layers.
+        call: list of errors of a ``load_state_dict``, the same one in all layers.
     """
     global _loaded
     if _loaded[0] is not call:
