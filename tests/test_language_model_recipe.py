@@ -12,9 +12,10 @@ import pytest
 from conftest import ROOT
 from forked import python
 
+from data_prep import DataError
 from data_prep.text import read_lines
-from recipes import report
 from recipes.driver import language_model
+from recipes.driver.experiment_report import collect, picture, read
 from recipes.driver.options import parse_language_model
 
 pytestmark = pytest.mark.one_version
@@ -78,8 +79,8 @@ def test_from_text_to_tables(raw, tmp_path, in_process, monkeypatch, capsys):
     found = {re.split(r"  +", row)[0]: row for row in printed.splitlines()}
     name = "PHM n=4 `--phm-embeddings 4`"
     assert f"{phm['word_perplexity']:.2f}" in found[f"{name} †"]  # 3 updates
-    (table,) = report.collect(report.read_results(out / "results.jsonl"))
-    assert b"test perplexity per word" in report.picture(table)
+    (table,) = collect(read(out / "results.jsonl"))
+    assert b"test perplexity per word" in picture(table)
 
     run(arguments, monkeypatch)
     again = capsys.readouterr().out
@@ -102,8 +103,8 @@ def test_report_reads_the_lines(tmp_path):
     assert "21.00 ± 1.41" in done.stdout and "5,678" in done.stdout
     del runs[0]["tokens_per_sample"]
     file.write_text(json.dumps(runs[0]) + "\n")
-    with pytest.raises(report.DataError, match="has no 'tokens_per_sample'"):
-        report.read_results(file)
+    with pytest.raises(DataError, match="has no 'tokens_per_sample'"):
+        read(file)
 
 
 @pytest.mark.parametrize(

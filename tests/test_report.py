@@ -10,6 +10,7 @@ from conftest import ROOT
 from data_prep import DataError
 from recipes import report
 from recipes.driver import summary
+from recipes.driver.experiment_report import collect, picture, read, tables
 from recipes.driver.settings import slug
 
 DATA = {"train": 1000, "valid": 20, "test": 30, "hash": "abc"}
@@ -52,7 +53,7 @@ def cells(text):
 
 
 def test_table_of_translations():
-    heading, table, caption = report.tables(RUNS, "github")
+    heading, table, caption = tables(RUNS, "github")
     head, _, *rows = cells(table)
     assert heading == "Xx-Yy"
     assert [row[0] for row in rows] == [
@@ -85,10 +86,10 @@ def test_table_of_translations():
 )  # fmt: skip
 def test_other_settings_are_another_table(change):
     runs = [*RUNS, translation("dense", 1, 50.0, **change)]
-    heading, first, _, second, _ = report.tables(runs, "github")
+    heading, first, _, second, _ = tables(runs, "github")
     assert len(cells(first)) == 7 and "50.00" not in first
     assert len(cells(second)) == 3 and "50.00" in second
-    names = [table.name for table in report.collect(runs)]
+    names = [table.name for table in collect(runs)]
     assert names[0] == "xx-yy-small" and len(set(names)) == 2
 
 
@@ -104,27 +105,27 @@ def test_flags_are_of_a_table_and_those_of_phm_of_a_row():
         run("4", f"{tiny} 4 --lr 0.1 --phm-share-rule none"),
         run("4", f"{tiny} 4 --lr 0.2 --adam-betas '(0.9, 0.98)'"),
     ]
-    _, first, one, second, other = report.tables(runs, "github")
+    _, first, one, second, other = tables(runs, "github")
     assert [row[0] for row in cells(first)[2:]] == [
         "dense", "quaternion", "PHM n=4", "PHM n=4 `--phm-share-rule none`"
     ]  # fmt: skip
     assert [row[0] for row in cells(second)[2:]] == ["PHM n=4"]
     assert one.endswith(" Flags: `--lr 0.1`.")
     assert other.endswith(" Flags: `--lr 0.2 --adam-betas (0.9, 0.98)`.")
-    assert b"share-rule" not in report.picture(report.collect(runs)[0])
+    assert b"share-rule" not in picture(collect(runs)[0])
 
 
 def test_early_stopping_is_told():
     runs = [translation("dense", seed, 9.0, trained_updates=900) for seed in (1, 2)]
-    assert "; 900 updates; " in report.tables(runs)[2]
+    assert "; 900 updates; " in tables(runs)[2]
     runs[1]["trained_updates"] = 300
-    said = report.tables(runs)[2]
+    said = tables(runs)[2]
     assert "; at most 900 updates, early stopping after 300 or more; " in said
 
 
 def test_means_of_checkpoints_are_rows():
     runs = [*RUNS, translation("4", 1, 20.0, mean="weights")]
-    _, table, caption = report.tables(runs, "github")
+    _, table, caption = tables(runs, "github")
     assert ["PHM n=4", "weights"] in [row[:2] for row in cells(table)]
     assert "mean of factors" not in caption
 
@@ -133,9 +134,9 @@ def test_a_run_that_has_not_converged_is_marked():
     falling = [[updates, None, 9 - updates / 100] for updates in range(0, 900, 90)]
     resting = [*falling, [1200, None, falling[-1][2]]]
     runs = [{**RUNS[4], "curve": curve} for curve in (falling, resting)]
-    marked, caption = report.tables(runs[:1], "github")[1:]
+    marked, caption = tables(runs[:1], "github")[1:]
     assert cells(marked)[2][0] == "dense †" and "† not converged" in caption
-    assert "†" not in "".join(report.tables(runs[1:], "github"))
+    assert "†" not in "".join(tables(runs[1:], "github"))
 
 
 def test_summary():
@@ -185,7 +186,7 @@ def test_summary():
 def test_classification_without_task_and_by_group():
     groups = {"accuracy_by": {"a": 70.0, "b": 90.0}, "rows_by": {"a": 10, "b": 1200}}
     runs = [{**CLASSIFICATION, **groups, "seed": seed} for seed in (1, 2)]
-    heading, table, caption, by_group = report.tables([*RUNS, *runs], "github")[3:]
+    heading, table, caption, by_group = tables([*RUNS, *runs], "github")[3:]
     assert heading == "Toy" and "3 epochs" in caption
     assert cells(table)[2] == [
         "dense", "721,200", "721K", "2", "82.00 ± 0.00", "80.00 ± 0.00", "74.36"
@@ -193,9 +194,9 @@ def test_classification_without_task_and_by_group():
     assert by_group.startswith("Test accuracy by group (rows):")
     assert cells(by_group)[0] == ["model", "a (10)", "b (1,200)"]
     runs = [{**run, "rows_by_name": "length", "task": "classification"} for run in runs]
-    assert report.tables(runs)[-1].startswith("Test accuracy by length (rows):")
+    assert tables(runs)[-1].startswith("Test accuracy by length (rows):")
     runs[0]["trained_epochs"] = 2
-    caption = report.tables(runs)[2]
+    caption = tables(runs)[2]
     assert "; at most 3 epochs, early stopping after 2 or more, checkpoint" in caption
 
 
@@ -265,7 +266,7 @@ def test_a_faulty_line_is_named_and_nothing_written(folder, line, message):
     with file.open("a") as lines:
         lines.write(line + "\n")
     with pytest.raises(DataError, match=re.escape(message)):
-        report.read_results(file)
+        read(file)
     with pytest.raises(SystemExit, match=re.escape(message)):
         report.main()
     assert not (folder / "RESULTS.md").exists()
@@ -276,7 +277,7 @@ def test_line_separators_of_unicode_end_no_line(folder):
     name = "a\u2028b\x85c"
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps({**RUNS[0], "experiment": name}, ensure_ascii=False))
-    assert report.read_results(file)[-1]["experiment"] == name
+    assert read(file)[-1]["experiment"] == name
 
 
 def test_other_bytes_are_named(folder):
@@ -309,9 +310,9 @@ def test_one_name_for_each_experiment():
     results = ROOT / "recipes" / "results"
     names = set()
     for file in results.glob("runs/*.jsonl"):
-        found = report.read_results(file)
+        found = read(file)
         assert {slug(result["experiment"]) for result in found} == {file.stem}
-        names |= {table.name for table in report.collect(found)}
+        names |= {table.name for table in collect(found)}
         assert (results / "notes" / f"{file.stem}.md").is_file()
     for file in results.glob("runs/quality/*.jsonl"):
         names |= {f"quality-{file.stem}-loss-{one}" for one in ("parameters", "time")}

@@ -6,12 +6,10 @@ import statistics
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from tabulate import tabulate
-
-from ..report import MARK, MARKED, data_text, difference, spread
 from .models import DENSE, Model
 from .results import Line, read_lines
 from .settings import WAYS
+from .tables import MARK, MARKED, data_text, difference, spread, tabulated
 
 NEEDED = (
     "experiment", "model", "seed", "size", "way", "dense_updates", "updates", "lr",
@@ -89,10 +87,7 @@ def _table(lines: Sequence[Line]) -> str:
             found.items(), key=lambda item: (item[0][0].order, WAYS.index(item[0][1]))
         )
     ]
-    return tabulate(
-        rows, headers="keys", tablefmt="github", disable_numparse=True,
-        colalign=["left"] * 2 + ["right"] * 8,
-    )  # fmt: skip
+    return tabulated(rows, words=2)
 
 
 def _energy(runs: Sequence[Line]) -> str:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from tabulate import tabulate
-
 from data_prep import DataError
 
-from ..report import (
+from .flags import split_phm
+from .models import DENSE, Model
+from .results import Line, read_lines, united
+from .settings import VIEWS
+from .tables import (
     LENGTH,
     MARK,
     MARKED,
@@ -21,11 +23,8 @@ from ..report import (
     lengths,
     p_values,
     spread,
+    tabulated,
 )
-from .flags import split_phm
-from .models import DENSE, Model
-from .results import Line, read_lines, united
-from .settings import VIEWS
 
 SWEEP, EQUAL_UPDATES, EQUAL_TIME = "sweep", "equal updates", "equal time"
 KEY = ("benchmark", "model", "extra", "seed", "lr", "updates")
@@ -340,11 +339,7 @@ def _equal_time(runs: Runs) -> str:
 
 
 def _table(rows: Sequence[Row], cells: Callable[[Row], Dict[str, str]]) -> str:
-    table = [{"model": row.name, **cells(row)} for row in rows]
-    align = ["left"] + ["right"] * (len(table[0]) - 1)
-    return tabulate(
-        table, headers="keys", tablefmt="github", colalign=align, disable_numparse=True
-    )
+    return tabulated([{"model": row.name, **cells(row)} for row in rows])
 
 
 def _sizes(runs: Runs, row: Row) -> Dict[str, str]:

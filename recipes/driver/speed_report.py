@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Dict, List, Sequence
 
-from tabulate import tabulate
-
-from ..report import data_text
 from .models import DENSE, Model
 from .results import Line, read_lines
+from .tables import data_text, tabulated
 
 NEEDED = (
     "experiment", "model", "size", "arch", "benchmark", "data", "max_tokens", "beam",
@@ -79,10 +77,7 @@ def _table(lines: Sequence[Line]) -> str:
                     f"{mine[which] / theirs[which]:.2f}" if mine else ""
                 )
         rows.append(row)
-    align = ["left"] + ["right"] * (len(rows[0]) - 1)
-    return tabulate(
-        rows, headers="keys", tablefmt="github", disable_numparse=True, colalign=align
-    )
+    return tabulated(rows)
 
 
 def _over_dense(speed: Dict[str, float]) -> str:

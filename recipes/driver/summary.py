@@ -9,11 +9,10 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
-from tabulate import tabulate
-
 from data_prep import declaration
 
 from .models import DENSE, Model
+from .tables import tabulated
 from .training_log import converged, lowest_loss
 
 Line = Dict[str, Any]
@@ -126,15 +125,10 @@ def summary(
         panels[title] = [_drawn(cell, base, paper) for cell in cells]
     if not rows:
         return "", b""
-    align = ["left"] * 2 + ["right"] * 2 + ["left"] + ["right"] * 4
-    table = tabulate(
-        rows, headers="keys", tablefmt="github", colalign=align,
-        disable_numparse=True,
-    )  # fmt: skip
     used = [cell for _, cells in chosen.values() for cell in cells]
     runs = sum(len(cell.scores) for cell in used)
     text = TEXT.format(cells=len(used), runs=runs)
-    return f"{table}\n\n{text}", draw_relative(panels)
+    return f"{tabulated(rows, words=2)}\n\n{text}", draw_relative(panels)
 
 
 def _row(base: Cell, best: Cell, paper: Mapping[str, float]) -> Dict[str, str]:

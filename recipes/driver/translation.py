@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from tabulate import tabulate
 from tqdm import tqdm
 
 from data_prep.subwords import decode
 from data_prep.text import read_lines
 from data_prep.workspace import write_json
 
-from ..report import tables
 from ..score import compare, score
 from .data import Data
+from .experiment_report import tables
 from .fairseq_process import follow, load_parameters, require_checkpoint, tool
 from .hardware import check_machine, precision_flags, threads_of_a_job
 from .models import DENSE
@@ -26,6 +25,7 @@ from .run import USER_DIR, Run, runs_of
 from .settings import Translation
 from .slurm import submit
 from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
+from .tables import tabulated
 from .training_log import lowest_loss
 
 LONGEST = 4096  # tokens of a batch at least: the longest sentences have 1024
@@ -299,8 +299,7 @@ def print_comparison(results: List[Dict[str, Any]], titles: List[str]) -> None:
         }
         for result, title in zip(results, titles)
     ]
-    align = ["left"] + ["right"] * 6
-    print("\n" + tabulate(rows, headers="keys", colalign=align, disable_numparse=True))
+    print(f"\n{tabulated(rows, style='simple')}")
     print(f"BLEU: {results[0]['bleu_signature']}")
 
 
