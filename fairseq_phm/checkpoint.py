@@ -65,7 +65,9 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
     if not isinstance(history, list) or not all(isinstance(h, dict) for h in history):
         raise DataError(f"{path}: damaged: its optimizer_history is no list of dicts")
     for key, value in model.items():
-        if name_of(str(key)) in FACTORS and not value.dim():
+        if not isinstance(key, str):
+            raise DataError(f"{path}: damaged: {key!r} in its model is no name")
+        if name_of(key) in FACTORS and not value.dim():
             raise DataError(f"{path}: damaged: {key} is a single number")
     return checkpoint
 

@@ -38,6 +38,8 @@ VARIANTS = {
     "dense": ("transformer", dict(max_source_positions=20, max_target_positions=12)),
     "wide": ("phm_transformer", dict(phm_attention_dim=64)),
     "narrow output": ("phm_transformer", dict(decoder_output_dim=16)),
+    "adaptive": ("phm_transformer", dict(adaptive_softmax_cutoff="10,20")),
+    "apart": ("phm_transformer", dict(no_cross_attention=True)),
     "lstm": (
         "phm_lstm",
         dict(
@@ -197,14 +199,19 @@ def test_bad_input_leaves_nothing(data, checkpoints, tmp_path, monkeypatch):
     pytest.importorskip("safetensors")
     out, path = tmp_path / "out", checkpoints["fused"]
     args = ("safetensors", path, out)
-    assert (
-        "no such file" in refused(*args, "--sentencepiece", tmp_path / "none").lower()
-    )
+    pieces = ("--sentencepiece", tmp_path / "none")
+    assert "--sentencepiece needs --sentences" in refused(*args, *pieces)
+    message = refused(*args, *pieces, "--sentences", data / "sentences.txt")
+    assert "none: no such file" in message
     assert "No such file" in refused(*args, "--sentences", tmp_path / "none")
     empty = tmp_path / "in" / "empty"
     empty.parent.mkdir()
     empty.write_text("\n")
     assert "no sentences" in refused(*args, "--sentences", empty)
+    long = empty.with_name("long")
+    long.write_text("src1\u0085\n" + "src2 " * 20)
+    message = refused("safetensors", checkpoints["dense"], out, "--sentences", long)
+    assert "long: line 2 has 20 tokens; the model takes 19" in message
     wide = checkpoints["wide"]
     assert "--phm-attention-dim 64" in refused("safetensors", wide, out, "--dense")
     message = refused("torchscript", path, out, "--quantization", "int8")
@@ -224,6 +231,15 @@ def test_bad_input_leaves_nothing(data, checkpoints, tmp_path, monkeypatch):
     message = refused(*args)
     assert "pip install safetensors" in message and "safetensors.torch" not in message
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_numbers_that_are_not_finite(checkpoints, tmp_path):
+    state = torch.load(checkpoints["dense"], weights_only=False)
+    state["model"]["encoder.layers.0.fc1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pt")
+    message = refused("torchscript", tmp_path / "nan.pt", tmp_path / "out")
+    assert "nan.pt: encoder.layers.0.fc1.weight has numbers that are not" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.pt"]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -296,3 +312,14 @@ def test_onnx(checkpoints, tmp_path, capsys, name):
     padded, _ = encoder.run(None, {"src_tokens": together})
     expected, _ = encoder.run(None, {"src_tokens": alone})
     assert abs(padded[3:, 1] - expected[:, 0]).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "name, reason", [("adaptive", "softmax"), ("apart", "encoder")]
+)
+def test_onnx_of_other_decoders(checkpoints, tmp_path, name, reason):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    message = refused("onnx", checkpoints[name], tmp_path / "out")
+    assert f"{name}.pt: ONNX export" in message and reason in message
+    assert not list(tmp_path.iterdir())

@@ -248,6 +248,7 @@ def infinite(key):
         (spoiled, "rules and blocks do not fit"),
         (lambda: replaced("blocks", 1.0), "damaged: blocks is a single number"),
         (lambda: replaced("rule", [1.0, 2.0]), "rules and blocks do not fit"),
+        (lambda: replaced(7, 1.0), "damaged: 7 in its model is no name"),
         (lambda: infinite("rule"), "rule has numbers that are not finite"),
         (lambda: infinite("blocks"), "blocks has numbers that are not finite"),
     ],

@@ -67,6 +67,8 @@ def run(options: argparse.Namespace) -> None:
     for flag, form in OF_ONE_FORMAT.items():
         if getattr(options, flag) and options.to != form:
             raise DataError(f"--{flag} is for --to {form}, not {options.to}")
+    if options.sentencepiece and not options.sentences and options.to != "ctranslate2":
+        raise DataError("--sentencepiece needs --sentences")
     others = (options.data, options.sentences, options.sentencepiece)
     inputs = [options.input, *filter(None, others)]
     refuse_existing(options.output, options.force, *inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import torch
 from fairseq.sequence_generator import SequenceGenerator
@@ -94,10 +94,14 @@ def open_source(
             raise
     if dictionaries:
         _check_sizes(dictionaries, rebuilt)
-    if sentencepiece and not sentencepiece.is_file():
-        raise DataError(f"{sentencepiece}: no such file")
+    for parameter, value in rebuilt.model.named_parameters():
+        if not value.isfinite().all():
+            raise DataError(f"{path}: {parameter} has numbers that are not finite")
+    split = pieces(sentencepiece) if sentencepiece else str.split
     if sentences:
-        tokens = read_sentences(sentences, dictionaries[0], sentencepiece)
+        positions = rebuilt.model.max_positions()
+        most = positions[0] if isinstance(positions, tuple) else positions
+        tokens = read_sentences(sentences, dictionaries[0], split, most)
     else:
         tokens = random_sentences(rebuilt.source, longest(rebuilt.model))
     return Source(path, checkpoint, rebuilt, dictionaries, tokens, sentencepiece)
@@ -111,31 +115,54 @@ def _check_sizes(dictionaries: List[Path], rebuilt: Rebuilt) -> None:
             raise DataError(f"{path}: {found} symbols, but the model has {size}")
 
 
+def pieces(sentencepiece: Path) -> Callable[[str], List[str]]:
+    """Load a model of SentencePiece, which splits a sentence.
+
+    Raises:
+        DataError: there is no such model, or no SentencePiece.
+    """
+    if not sentencepiece.is_file():
+        raise DataError(f"{sentencepiece}: no such file")
+    processor = needs("sentencepiece").SentencePieceProcessor()
+    try:
+        processor.Load(str(sentencepiece))
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{sentencepiece}: {str(error)[:80]}") from None
+    return processor.EncodeAsPieces
+
+
 def read_sentences(
-    path: Path, dictionary: Path, sentencepiece: Optional[Path]
+    path: Path, dictionary: Path, split: Callable[[str], List[str]], most: int
 ) -> List[List[int]]:
     """Return the tokens of each line that is not empty, 100 lines at most.
 
+    Args:
+        path: of the text.
+        dictionary: of the source side.
+        split: makes tokens of a line.
+        most: tokens that a sentence can have, its end included.
+
     Raises:
-        DataError: the file cannot be read or has no line.
+        DataError: the file cannot be read, has no line or one that is too long.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeError) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', error)}") from None
     words = load_dictionary(dictionary)
-    split = str.split
-    if sentencepiece:
-        processor = needs("sentencepiece").SentencePieceProcessor()
-        try:
-            processor.Load(str(sentencepiece))
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{sentencepiece}: {str(error)[:80]}") from None
-        split = processor.EncodeAsPieces
-    found = [[words.index(t) for t in split(line)] for line in lines if line.strip()]
+    found: List[List[int]] = []
+    for number, line in enumerate(lines, start=1):
+        tokens = [words.index(token) for token in split(line)]
+        if len(tokens) >= most:
+            raise DataError(
+                f"{path}: line {number} has {len(tokens)} tokens; the model takes "
+                f"{most - 1}"
+            )
+        if tokens and len(found) < 100:
+            found.append(tokens)
     if not found:
         raise DataError(f"{path}: no sentences")
-    return found[:100]
+    return found
 
 
 def random_sentences(vocabulary: int, most: int, count: int = 8) -> List[List[int]]:
