@@ -186,6 +186,15 @@ def test_lines_of_two_files_are_united():
     assert render([*first, *second]) == render(lines)
 
 
+def test_a_title_says_what_the_size_has_otherwise():
+    def title(flags):
+        return Runs([line("dense", 1, ["sweep"], flags=flags)]).title
+
+    assert title("--arch phm_transformer_tiny --lr 1") == "Xx, size demo"
+    deep = "--arch phm_transformer --encoder-layers 4 --decoder-layers 2"
+    assert title(deep) == "Xx, size demo, phm_transformer, 4 + 2 layers"
+
+
 def test_report_from_lines_only(tmp_path, monkeypatch, capsys):
     lines = benchmark()
     other = [{**run, "benchmark": "def", "size": "small"} for run in lines]

@@ -9,10 +9,10 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, 
 
 from data_prep import DataError
 
-from .flags import split_phm
+from .flags import split_phm, values_of
 from .models import DENSE, Model
 from .results import Line, read_lines, united
-from .settings import VIEWS
+from .settings import SIZES, VIEWS
 from .tables import (
     LENGTH,
     MARK,
@@ -76,8 +76,19 @@ class Runs:
 
     @property
     def title(self) -> str:
-        """The experiment and its size."""
-        return f"{self.lines[0]['experiment']}, size {self.lines[0]['size']}"
+        """The experiment and its size, and what is not as that size has it."""
+        dense = [x for x in self.lines if x["model"] == str(DENSE) and "flags" in x]
+        line = (dense or self.lines)[0]
+        size, flags = line["size"], values_of(shlex.split(line.get("flags", "")))
+        title = f"{line['experiment']}, size {size}"
+        arch = " ".join(flags.get("--arch", []))
+        if arch and size in SIZES and arch != SIZES[size].arch:
+            title += f", {arch}"
+        depth = " + ".join(
+            word for side in "encoder decoder".split()
+            for word in flags.get(f"--{side}-layers", [])
+        )  # fmt: skip
+        return title + (f", {depth} layers" if depth else "")
 
     def of(self, row: Row, part: str) -> List[Line]:
         """List the runs of a row in a part, without those that diverged."""
