@@ -120,7 +120,7 @@ def test_early_stopping_is_told():
     assert "; 900 updates; " in tables(runs)[2]
     runs[1]["trained_updates"] = 300
     said = tables(runs)[2]
-    assert "; at most 900 updates, early stopping after 300 or more; " in said
+    assert "; at most 900 updates, stopped early after 300 or more; " in said
 
 
 def test_means_of_checkpoints_are_rows():
@@ -178,7 +178,7 @@ def test_summary():
         "En-Vi BLEU 44,040,192 21.00 " + same.format("25%"),
         "Toy accuracy 721,200 80.00 PHM n=5 100% 84.00 1.050",
     ]
-    assert "8 cells" in text and "all 12 runs" in text
+    assert "the 12 converged runs of 8 cells" in text
     assert picture.startswith(b"<?xml") and b"PHM n=8" in picture
     assert summary.summary([alone], {}) == ("", b"")
 
@@ -197,7 +197,7 @@ def test_classification_without_task_and_by_group():
     assert tables(runs)[-1].startswith("Test accuracy by length (rows):")
     runs[0]["trained_epochs"] = 2
     caption = tables(runs)[2]
-    assert "; at most 3 epochs, early stopping after 2 or more, checkpoint" in caption
+    assert "; at most 3 epochs, stopped early after 2 or more, checkpoint" in caption
 
 
 @pytest.fixture

@@ -373,7 +373,7 @@ def _length(table: Table, unit: str) -> str:
     shortest = min(run.get(f"trained_{unit}", most) for run in table.runs)
     if shortest >= most:
         return f"{most:,} {unit}"
-    return f"at most {most:,} {unit}, early stopping after {shortest:,} or more"
+    return f"at most {most:,} {unit}, stopped early after {shortest:,} or more"
 
 
 def _caption_of_perplexity(table: Table) -> str:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import io
 import math
 import statistics
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import matplotlib
 from matplotlib import colormaps
@@ -27,7 +37,7 @@ EARLY = 0.25
 """Share of the updates whose losses may leave the panel at the top."""
 
 END = 0.65
-"""Share of the time after which the end of a training is drawn again, larger."""
+"""Share of a training after which its end is drawn again, larger."""
 
 APART = 0.03
 """Width of a marker, as a share of the axis of parameters."""
@@ -192,13 +202,13 @@ def loss_by_time(models: Sequence[Drawn], title: str) -> bytes:
                 panel.plot([x / unit for x in times], losses, linewidth=1.6, **look)
             label = f"{statistics.mean(drawn.scores):.3f}  {drawn.model.name}"
             handles.append(Line2D([], [], linewidth=1.6, label=label, **look))
-        points = [(x, loss) for mean in means.values() for x, loss in mean]
         for panel, start in ((whole, EARLY), (end, END)):
-            _late(panel, points, start)
+            _late(panel, means.values(), start)
             panel.set(xlabel=f"training time, {name}")
         whole.set_ylabel("validation loss, bits a token")
         whole.set_xlim(0, 1.02 * last / unit)
-        end.set_xlim(END * last / unit, 1.01 * last / unit)
+        shortest = min(mean[-1][0] for mean in means.values())
+        end.set_xlim(END * shortest / unit, 1.01 * last / unit)
         figure.suptitle(f"{title}: training time", fontsize=10)
         figure.legend(handles=handles, loc="outside right center", frameon=False)
         return _svg(figure)
@@ -230,12 +240,16 @@ def _quality(part: Any, models: Sequence[Drawn], parameters: str, score: str) ->
 
 
 def _parameters(panel: Any, label: str) -> None:
-    """Set the panel's logarithmic axis of parameters."""
+    """Set the panel's logarithmic axis of parameters, from one of its ticks to one."""
     panel.set_xlabel(label)
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(_short))
-    panel.margins(x=0.08)
+    low, high = panel.dataLim.intervalx
+    ticks = [k * 10**i for i in range(2, 11) for k in (1, 2, 5)]
+    low = max((tick for tick in ticks if tick <= low / 1.05), default=low)
+    high = min((tick for tick in ticks if tick >= high * 1.05), default=high)
+    panel.set_xlim(low, high)
 
 
 def _shifts(models: Sequence[Drawn]) -> List[float]:
@@ -269,7 +283,8 @@ def _point(panel: Any, drawn: Drawn, shift: float) -> Dict[str, Any]:
     panel.errorbar([x], [mean], yerr=[error], capsize=3, **look)
     if drawn.published:
         x, y = drawn.published
-        panel.plot([x * shift], [y], markerfacecolor="white", zorder=3, **look)
+        look_of_theirs = {**look, "markersize": 9, "markerfacecolor": "none"}
+        panel.plot([x * shift], [y], zorder=3, **look_of_theirs)
     return look
 
 
@@ -294,18 +309,17 @@ def _intervals(models: Sequence[Drawn]) -> List[Tuple[float, float]]:
 
 def _curves(part: Any, models: Sequence[Drawn]) -> None:
     panel = part.subplots()
-    points = []
+    curves = [curve for model in models for curve in model.curves]
     for model in models:
         look = {"color": _color(model.model), "linestyle": _line(model.model)}
         for curve in model.curves:
-            points += curve
             if len(model.curves) > 1:
                 panel.plot(*zip(*curve), linewidth=0.6, alpha=0.4, **look)
         mean = _mean_curve(model.curves)
         if mean:
             few = _marker(model.model) if len(mean) < 4 else None
             panel.plot(*zip(*mean), linewidth=1.6, marker=few, markersize=4, **look)
-    _late(panel, points)
+    _late(panel, curves)
     panel.set(xlabel="updates", ylabel="validation loss")
     panel.xaxis.set_major_locator(MaxNLocator(5))
     panel.xaxis.set_major_formatter(FuncFormatter(_short))
@@ -327,11 +341,15 @@ def _mean_curve(
 
 
 def _late(
-    panel: Any, points: Sequence[Tuple[float, float]], start: float = EARLY
+    panel: Any, curves: Iterable[Sequence[Tuple[float, float]]], start: float = EARLY
 ) -> None:
-    """Let losses before a share of the run leave the panel at the top."""
-    last = max(place for place, _ in points)
-    kept = [loss for place, loss in points if place >= start * last]
+    """Let losses before a share of their run leave the panel at the top."""
+    kept = [
+        loss
+        for curve in curves
+        for place, loss in curve
+        if place >= start * curve[-1][0]
+    ]
     margin = 0.05 * (max(kept) - min(kept)) or 0.1
     panel.set_ylim(min(kept) - margin, max(kept) + margin)
 

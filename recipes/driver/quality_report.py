@@ -52,7 +52,12 @@ P_VALUES = (
     " p: approximate randomisation of BLEU against the dense model of the same seed, "
     "lowest to highest."
 )
-READING = f"{NOTE}{P_VALUES} {LENGTH}"
+PICTURED = (
+    " In the figures markers of almost the same size are set apart, and a model has "
+    "its row of the fewest flags. Time is measured seconds of an update times updates; "
+    "lines are means over the runs, and the losses of the legend those of the table."
+)
+READING = f"{NOTE}{P_VALUES} {LENGTH}{PICTURED}"
 """How to read the tables, with all columns that there can be."""
 
 PICTURES = {

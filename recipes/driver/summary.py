@@ -21,10 +21,12 @@ Published = Mapping[str, Mapping[str, float]]
 
 TEXT = (
     "Per data set and size of the dense model the PHM model of the best validation, "
-    "over the dense model trained in the same way; beside it the paper's ratio for the "
-    "same n, with full rules. Of {cells} cells (a data set and a model) all {runs} "
-    "runs have converged. In the figure filled markers are these, hollow ones the "
-    "paper's, each in per cent of its dense model."
+    "over the mean of the dense model trained in the same way; beside it the paper's "
+    "ratio for the same n, with full rules. These are the {runs} converged runs of "
+    "{cells} cells, a data set and a model; others are left out, and of two sets of "
+    "runs of the same data and dense size the one of fewer models. In the figure "
+    "filled markers are these, hollow ones the paper's, each in per cent of its dense "
+    "model; those of almost the same size are set apart."
 )
 
 
