@@ -114,6 +114,25 @@ def test_interrupted_recipe_goes_on(recipe, tmp_path, monkeypatch, capsys):
     assert len((folder / "results.jsonl").read_text().splitlines()) == 7
 
 
+def test_averaged_rows(recipe, tmp_path):
+    """What was compressed is one checkpoint: there is no mean of it."""
+    rows = ["--rows", "dense", "compressed", "trained-on"]
+    once = recipe("--models", "2", *rows)
+    wanted = ["--mean", "factors", "--num-checkpoints", 1]
+    lines = recipe("--models", "2", *rows, *wanted)
+    assert set(lines) == set(once)
+    folder = tmp_path / "out" / "compress-en-de"
+    assert len(list(folder.glob("*/averaged-factors1.pt"))) == 3
+    logs = "".join(file.read_text() for file in folder.glob("*/train.log"))
+    assert logs.count("--finetune-from-model") == 4
+    dense, _ = sorted(folder.glob("dense-*/averaged-factors1.pt"))
+    shutil.copy(dense, tmp_path / "given.pt")
+    given = recipe(
+        "--models", "2", *rows, *wanted, "--checkpoint", tmp_path / "given.pt"
+    )
+    assert ("dense", "dense") in given
+
+
 def test_a_given_checkpoint(recipe, tmp_path, monkeypatch, capsys):
     """Its loss is the one that its training has logged; it is not trained again."""
     lines = recipe("--models", "2", "--rows", "dense")
@@ -193,6 +212,10 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     del lines[1]["energy"]
     (folder / "xx.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     with pytest.raises(SystemExit, match="xx.jsonl:2: the result has no 'energy'"):
+        results_report.main()
+    spoiled = json.dumps({**line, "way": "guessed"}) + "\n"
+    (folder / "xx.jsonl").write_text(spoiled)
+    with pytest.raises(SystemExit, match="xx.jsonl:1: 'way' is none of dense, "):
         results_report.main()
 
 

@@ -103,6 +103,9 @@ def test_significance_of_bleu():
         found = rows(text, view)
         assert found["PHM n=4"]["p"] == "0.061 to 0.5" and found["dense"]["p"] == ""
     assert "p" not in rows(text, "Equal parameters")["PHM n=4"]
+    former = [{**run, "twin_lr": 0.002 + 0.002 * (run["seed"] == 1)} for run in more]
+    found = rows(tables(Runs(former)), "Equal updates")
+    assert found["PHM n=4"]["p"] == "0.5"  # the other was of another dense run
 
 
 def test_models_with_further_flags_have_rows_of_their_own():
@@ -144,6 +147,9 @@ def test_equal_time_on_two_machines():
     found = rows(tables(Runs([*benchmark(), *longer])), "Equal time")["PHM n=4, R=4"]
     assert found["updates"] == "1,800 to 1,860" and "runs" not in found
     assert found["validation loss"].startswith("4.265")
+    for run in longer:
+        run["curve"] = [[at + 7, x, loss] for at, x, loss in run["curve"]]
+    assert render([*benchmark(), *longer])[1]["loss-time.svg"].startswith(b"<?xml")
 
 
 def test_lines_without_sweep_and_throughput():
@@ -176,6 +182,8 @@ def test_edges_of_the_sweep_and_diverged_runs_are_marked():
     assert found["PHM n=4"]["learning rate"] == "0.004 *"
     assert found["PHM n=4, R=4"]["learning rate"] == "0.004"
     assert found["PHM n=4, R=4"]["validation loss"] == "4.530 (1 diverged)"
+    one = [run for run in lines if run["lr"] == 0.004]
+    assert rows(tables(Runs(one)), "Equal updates")["dense"]["learning rate"] == "0.004"
 
 
 def test_lines_of_two_files_are_united():
@@ -242,6 +250,9 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
         ({"bleu": None}, "results.jsonl:2: the result has no 'bleu'"),
         ({"model": "x"}, "results.jsonl:2: 'model' x: dense, quaternion or"),
         ({"curve": []}, "results.jsonl:2: 'curve' is no list"),
+        ({"throughput": 0}, "results.jsonl:2: 'throughput' is not above 0"),
+        ({"extra": "'"}, "results.jsonl:2: No closing quotation"),
+        ({"languages": [1, 2]}, "results.jsonl:2: 'languages' are no texts"),
     ],
 )
 def test_a_faulty_line_is_named(tmp_path, spoiled, message, monkeypatch):
@@ -485,6 +496,12 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
     benchmark_run(
         "--models", "dense", "--views", "updates", "--seeds", "1", "--lrs", "1e-3"
     )
+    (speeds,) = folder.glob("throughput-*.json")
+    before = json.loads(speeds.read_text())
+    benchmark_run("--rounds", 3)
+    again = json.loads(speeds.read_text())
+    assert {speed["rounds"] for speed in before.values()} == {2}
+    assert {speed["rounds"] for speed in again.values()} == {3}
     assert {run["model"] for run in read([folder])} == {"dense", "4r4"}
     assert len({run["benchmark"] for run in read([folder])}) == 2  # by their sweeps
 

@@ -33,7 +33,7 @@ from recipes.driver.options import parse_classification, parse_translation
 from recipes.driver.results import note
 from recipes.driver.settings import Source
 from recipes.driver.slurm import configuration, sweep_command, sweeps
-from recipes.driver.stages import RunError
+from recipes.driver.stages import RunError, in_threads
 
 SCRIPTS = sorted(
     path.name
@@ -216,6 +216,41 @@ def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*/*/test-*"))
 
 
+@pytest.mark.one_version
+def test_data_that_were_prepared_anew_are_not_mixed(translate, tmp_path):
+    translate("--to", "train")
+    (manifest,) = tmp_path.glob("*/data-*/manifest.json")
+    known = json.loads(manifest.read_text())
+    known["steps"]["encoded"]["sha256"]["train.en"] = "of other code"
+    manifest.write_text(json.dumps(known))
+    message = r"n4-seed1-\w+: trained on other data, hash \w+ and not \w+: remove it"
+    with pytest.raises(SystemExit, match=message):
+        translate("--from", "average")
+
+
+@pytest.mark.one_version
+def test_names_of_an_experiment_are_those_of_the_call(translate, tmp_path, capsys):
+    translate("--name", "En De")
+    translate("--name", "en-de")
+    assert "score: using" in capsys.readouterr().out
+    assert [run["experiment"] for run in results(tmp_path)] == ["En De", "en-de"]
+    (folder,) = tmp_path.glob("*/n4-*")
+    for checkpoint in folder.glob("checkpoint*.pt"):
+        checkpoint.unlink()
+    translate("--name", "en-de", "--beam", 3)
+    assert [run["checkpoints"] for run in results(tmp_path)] == [3, 3, 3]
+
+
+@pytest.mark.one_version
+def test_a_test_set_of_one_line(translate, texts, tmp_path):
+    shutil.copytree(texts, tmp_path / "texts")
+    for side in ("en", "de"):
+        file = tmp_path / "texts" / f"test.{side}"
+        file.write_text(file.read_text().split("\n")[0] + "\n")
+    translate("--raw", tmp_path / "texts", "--models", "dense", "4", "--mean", "none")
+    assert [run.get("bleu_p") for run in results(tmp_path)] == [None, 1.0]
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [
@@ -248,6 +283,8 @@ def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
             ["--models", "4r4", "--mean", "weights"],
             "--mean weights is not for 4r4 with --phm-rule-rank",
         ),
+        (["--arch", "quaternion_transformer"], "--arch quaternion_transformer: phm_"),
+        (["--stage", "average", "--mean", "none"], "--mean none there is nothing to"),
         (["--", "-a", "phm_transformer"], "--arch after --: the recipe has --arch for"),
         (
             ["--models", "4r4", "--", "--phm-rule-rank=2"],
@@ -442,7 +479,7 @@ def test_a_finished_training_is_not_trained_again(translate, tmp_path, monkeypat
     before = {file.name for file in folder.glob("checkpoint*.pt")}
     assert "checkpoint_1_3.pt" in before
     made_later = [*folder.glob("*.json"), *folder.glob("averaged*")]
-    for file in [*made_later, tmp_path / "results.jsonl"]:
+    for file in {*made_later, tmp_path / "results.jsonl"}:
         file.unlink()
     translate("--models", "dense")
     (again,) = results(tmp_path)
@@ -519,6 +556,39 @@ def test_lines_of_a_process_come_while_it_runs(tmp_path):
             times.append((line, time.monotonic()))
     assert [line for line, _ in times] == ["a 0", "a 1", "a 2", "b"]
     assert times[2][1] - times[0][1] > 0.3
+
+
+def test_a_killed_process_is_called_so(tmp_path):
+    program = "import os; print('a'); os.kill(os.getpid(), 9)"
+    with pytest.raises(RunError, match=r"ended by SIGKILL \(out of memory\?\)$"):
+        list(follow([sys.executable, "-uc", program], tmp_path / "log"))
+
+
+def test_a_failure_is_said_at_once_and_an_interruption_ends_all(tmp_path, capsys):
+    waits = [sys.executable, "-c", "import time; time.sleep(99)"]
+
+    def fails(number):
+        if number:
+            raise RunError("no memory")
+        time.sleep(0.5)
+        said.append(capsys.readouterr().out)
+
+    said = []
+    with pytest.raises(RunError, match="no memory"):
+        in_threads(fails, [0, 1, 2], 2)
+    assert len(said) == 1 and "failed, those that have begun go on: no m" in said[0]
+
+    def interrupts(number):
+        if number:
+            time.sleep(0.5)
+            raise KeyboardInterrupt
+        said.append("begun")
+        list(follow(waits, tmp_path / "log"))
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(interrupts, [1, 0], 2)
+    assert said[-1] == "begun" and time.monotonic() - start < 30
 
 
 def test_what_diverged_is_said_though_another_error_follows(tmp_path):

@@ -1,6 +1,7 @@
 """Tables and figures from made-up JSON lines."""
 
 import json
+import math
 import re
 import sys
 
@@ -259,6 +260,11 @@ def test_the_same_lines_give_the_same_bytes(folder):
             }.items()
         ),
         (json.dumps({**RUNS[0], "flags": "'"}), "all.jsonl:10: No closing quotation"),
+        (json.dumps({**RUNS[0], "published": ["4x", 1]}), "'published' is no size"),
+        (
+            json.dumps({**CLASSIFICATION, "rows_by": {"1": 2}, "accuracy_by": {}}),
+            "'rows_by' has groups",
+        ),
     ],
 )  # fmt: skip
 def test_a_faulty_line_is_named_and_nothing_written(folder, line, message):
@@ -270,6 +276,18 @@ def test_a_faulty_line_is_named_and_nothing_written(folder, line, message):
     with pytest.raises(SystemExit, match=re.escape(message)):
         report.main()
     assert not (folder / "RESULTS.md").exists()
+
+
+def test_scores_that_are_not_finite_are_left_out_of_pictures():
+    """The perplexity of words can be infinite."""
+    rest = [[i, 3.0, 3.0] for i in range(1, 11)]
+    run = {**RUNS[0], "curve": [*rest, [11, math.inf, math.inf]], "bleu": math.inf}
+    runs = [run, {**run, "seed": 9, "bleu_intl": math.nan}]
+    assert "inf" in tables(runs)[1]
+    (table,) = collect(runs)
+    assert picture(table).startswith(b"<?xml")
+    (table,) = collect(runs[1:])
+    assert picture(table).startswith(b"<?xml")
 
 
 def test_line_separators_of_unicode_end_no_line(folder):

@@ -32,6 +32,7 @@ from .run import USER_DIR
 from .settings import WAYS, Compression
 from .stages import (
     RunError,
+    Stage,
     digest,
     errors_in_one_line,
     in_threads,
@@ -94,7 +95,9 @@ class Row(TranslationRun):
     @property
     def settings(self) -> List[Any]:
         """What the folder is named after."""
-        return [*super().settings, self.start.folder.name if self.start else ""]
+        start = self.start
+        came = [start.folder.name, start.checkpoint.name] if start else []
+        return [*super().settings, *came]
 
     @property
     def training_arguments(self) -> List[str]:
@@ -146,6 +149,11 @@ class Row(TranslationRun):
 @dataclass(frozen=True)
 class Scored(Row):
     """A row that is not trained: the validation loss of its checkpoint is measured."""
+
+    @property
+    def later_stages(self) -> List[Stage]:
+        """The translation: there is nothing to average."""
+        return super().later_stages[-1:]
 
     def make(self) -> None:
         """Make the checkpoint, if it is not there."""

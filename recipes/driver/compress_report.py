@@ -34,7 +34,13 @@ def read(paths: Sequence[Path]) -> List[Line]:
     Raises:
         DataError: a line that is no row.
     """
-    return read_lines(paths, lambda line: NEEDED)
+
+    def needed(line: Line) -> Sequence[str]:
+        if line.get("way") not in WAYS:
+            raise ValueError(f"'way' is none of {', '.join(WAYS)}")
+        return NEEDED
+
+    return read_lines(paths, needed)
 
 
 def report(lines: Sequence[Line], folder: Path) -> str:

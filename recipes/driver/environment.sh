@@ -5,7 +5,7 @@
 #   PYTHON   interpreter to use (default: python3)
 #   FAIRSEQ  "fairseq-fixed" (default) or "stock", fairseq 0.12.2 with torch 2.2.2
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+CDPATH='' cd "$(dirname "$0")/../.."
 case $1 in /*) venv=$1 ;; *) venv=$PWD/$1 ;; esac
 extras=${2:-recipes} python=${PYTHON:-python3} fairseq=${FAIRSEQ:-fairseq-fixed}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import statistics
 from collections import defaultdict
@@ -88,6 +89,10 @@ def read(file: Path) -> List[Run]:
     def needed(result: Run) -> Sequence[str]:
         if _task(result) not in NEEDED or result.get("mean", "") not in MEANS:
             raise ValueError("unknown 'task' or 'mean'")
+        size, score = (*result.get("published", []), "", 0)[:2]
+        known = isinstance(size, str) and isinstance(score, (int, float))
+        if not known or not re.fullmatch(r"([\d.]+[KM]?)?", size):
+            raise ValueError("'published' is no size, as 44M, and score")
         if "model" in result:
             _flags(result, Model.parse(result["model"]))
         return ("experiment", "model", "seed", *NEEDED[_task(result)])
@@ -139,8 +144,9 @@ def _flags(run: Run, model: Model) -> Tuple[Dict[str, List[str]], str]:
     found = values_of(shlex.split(run.get("flags", "")))
     found.pop("--seed", None)
     for word in found.get("--arch", []):
-        found["--arch"] = [word.replace("quaternion_", "phm_", 1)]
-        own = {**model.options(word), "phm_n": model.n}
+        arch = word.replace("quaternion_", "phm_", 1)
+        found["--arch"] = [arch]
+        own = {**model.options(arch), "phm_n": model.n}
         found = {k: v for k, v in found.items() if k[2:].replace("-", "_") not in own}
     more = [k for k in found if k.startswith("--phm-")]
     text = shlex.join(word for flag in more for word in (flag, *found.pop(flag)))

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from .lock import end_with_parent, inherited
 from .settings import ROOT
-from .stages import RunError
+from .stages import RunError, stop
 from .training_log import log_entry
 
 DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN")
@@ -115,13 +116,20 @@ def trained_updates(folder: Path) -> int:
     """Read how many updates ``checkpoint_last.pt`` has behind it; 0 without one.
 
     fairseq-train would make one more where all are made.
+
+    Raises:
+        RunError: it is damaged.
     """
     last = folder / "checkpoint_last.pt"
     if not last.is_file():
         return 0
+    from fairseq_phm import DataError
     from fairseq_phm.checkpoint import read_checkpoint, updates_of
 
-    return updates_of(read_checkpoint(last))
+    try:
+        return updates_of(read_checkpoint(last))
+    except DataError as error:
+        raise RunError(f"{error}; without it the training starts anew") from None
 
 
 def require_checkpoint(folder: Path) -> None:
@@ -203,6 +211,9 @@ def follow(
         name = Path(command[0]).name
         if shutil.disk_usage(log.parent).free < ALMOST_NONE:
             last = "the disk is full"
+        elif failed < 0:
+            name = signal.Signals(-failed).name
+            last = f"ended by {name}" + " (out of memory?)" * (name == "SIGKILL")
         raise RunError(f"{name} failed, see {log}: {diverged or last}")
 
 
@@ -224,6 +235,8 @@ def _lines_of(process: subprocess.Popen, log: Path, start: int) -> Iterator[str]
                 yield line.decode(errors="replace").rstrip("\r")
             if ended:
                 break
+            if stop.is_set():
+                raise RunError("interrupted")
             if not lines:
                 time.sleep(POLL)
     if rest:

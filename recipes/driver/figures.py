@@ -22,6 +22,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy import interp
 
 from .models import Model
 
@@ -60,7 +61,8 @@ class Drawn(NamedTuple):
 def draw(models: Sequence[Drawn], title: str, parameters: str, score: str) -> bytes:
     """Draw an SVG picture: filled markers are ours, hollow ones the paper's.
 
-    Colours are told apart by the colour-blind, and shapes repeat what they say. Models
+    Colours are told apart by the colour-blind, and shapes repeat what they say. What is
+    not finite, as the perplexity of words of a text without spaces, is left out. Models
     of about equal size are set a little apart, so that none is hidden. The axis of the
     scores is broken where the paper's are far from ours. The picture is the same, byte
     for byte, for the same models and version of matplotlib.
@@ -69,10 +71,13 @@ def draw(models: Sequence[Drawn], title: str, parameters: str, score: str) -> by
         models: from the first to the last of the legend.
         title, parameters, score: words for the picture and its axes.
     """
+    models = _finite(models)
     with matplotlib.rc_context(STYLE):
         curves = any(model.curves for model in models)
         figure = Figure(figsize=(9 if curves else 5.4, 4.2), layout="constrained")
         figure.suptitle(title, fontsize=10)
+        if not models:
+            return _svg(figure)
         left, *right = figure.subfigures(1, 1 + curves, squeeze=False)[0]
         _quality(left, models, parameters, score)
         for part in right:
@@ -147,6 +152,7 @@ def loss_by_parameters(models: Sequence[Drawn], title: str) -> bytes:
         models: from the first to the last of the legend.
         title: words for the picture.
     """
+    models = _finite(models)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 4.2), layout="constrained")
         panel = figure.subplots()
@@ -184,6 +190,7 @@ def loss_by_time(models: Sequence[Drawn], title: str) -> bytes:
             as the picture does.
         title: words for the picture.
     """
+    models = _finite(models)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
         whole, end = figure.subplots(1, 2)
@@ -212,6 +219,22 @@ def loss_by_time(models: Sequence[Drawn], title: str) -> bytes:
         figure.suptitle(f"{title}: training time", fontsize=10)
         figure.legend(handles=handles, loc="outside right center", frameon=False)
         return _svg(figure)
+
+
+def _finite(models: Sequence[Drawn]) -> List[Drawn]:
+    """Leave out losses and scores that are not finite, and models without another."""
+    found = []
+    for drawn in models:
+        scores = [score for score in drawn.scores if math.isfinite(score)]
+        curves = [
+            [(place, loss) for place, loss in curve if math.isfinite(loss)]
+            for curve in drawn.curves
+        ]
+        if scores:
+            found.append(
+                drawn._replace(scores=scores, curves=list(filter(None, curves)))
+            )
+    return found
 
 
 def _svg(figure: Figure) -> bytes:
@@ -328,16 +351,17 @@ def _curves(part: Any, models: Sequence[Drawn]) -> None:
 def _mean_curve(
     curves: Sequence[Sequence[Tuple[float, float]]],
 ) -> List[Tuple[float, float]]:
-    """The mean loss wherever all curves have one."""
-    by_place: Dict[float, List[float]] = {}
-    for curve in curves:
-        for place, loss in curve:
-            by_place.setdefault(place, []).append(loss)
-    return [
-        (place, statistics.mean(losses))
-        for place, losses in sorted(by_place.items())
-        if len(losses) == len(curves)
-    ]
+    """The mean loss at the places of the first curve, from where all have begun to
+    where the first one ends; between its points a curve is straight.
+    """
+    curves = [sorted(curve) for curve in curves if curve]
+    if not curves:
+        return []
+    first = max(curve[0][0] for curve in curves)
+    last = min(curve[-1][0] for curve in curves)
+    places = [place for place, _ in curves[0] if first <= place <= last] or [last]
+    losses = [interp(places, *zip(*curve)).tolist() for curve in curves]
+    return list(zip(places, map(statistics.mean, zip(*losses))))
 
 
 def _late(

@@ -158,7 +158,9 @@ class LanguageModelRun(Run):
 
 
 def perplexity(bits: float) -> float:
-    """Return 2 to this power; infinite where words of no language are too long for it.
+    """Return 2 to this power; infinite where it is too large.
+
+    As of words where lines have no spaces, so that each line is a word.
 
     >>> perplexity(3.0), perplexity(3000.0)
     (8.0, inf)

@@ -165,7 +165,6 @@ class Model:
         options = {} if self.family == "quaternion" else {"phm_n": self.n}
         if self.rule_rank:
             options["phm_rule_rank"] = self.rule_rank
-        arch = arch.replace("quaternion_", "phm_", 1)
         if self.whole:
             if arch not in WIDTHS:
                 raise ValueError(f"{self}: no PHM embeddings are known for {arch}")
@@ -196,12 +195,11 @@ class Model:
         Raises:
             ValueError: see :meth:`options`.
         """
+        options = self.options(arch)
         if self.family == "quaternion":
             arch = arch.replace("phm_", "quaternion_", 1)
-        elif self.family == "dense":
-            arch = arch.replace("quaternion_", "phm_", 1)
         flags = ["--arch", arch]
-        for name, value in self.options(arch).items():
+        for name, value in options.items():
             flags += [f"--{name.replace('_', '-')}", str(value)]
         return flags
 

@@ -471,7 +471,7 @@ def _add_size(
     parser: argparse.ArgumentParser, trains: bool = True
 ) -> Callable[..., argparse.Action]:
     add = parser.add_argument_group("instead of what --size says").add_argument
-    add("--arch", help="fairseq architecture phm_...; for quaternion quaternion_...")
+    add("--arch", help="fairseq architecture phm_...; --models chooses the layers")
     if trains:
         add("--updates", type=int, help="training updates")
         add("--warmup-updates", type=int, help="updates of rising learning rate")
@@ -589,7 +589,12 @@ def _parse(
     _check_extra(parser, given.extra)
     if given.raw and not given.raw.is_dir():
         parser.error(f"--raw {given.raw}: no such folder")
+    arch = getattr(given, "arch", None)
+    if arch and not arch.startswith("phm_"):
+        parser.error(f"--arch {arch}: phm_...; --models chooses the layers")
     given.stages = _stages(parser, given)
+    if given.stages == ("average",) and given.mean == "none":
+        parser.error("--stage average: with --mean none there is nothing to average")
     _check_machine(parser, given)
     return given
 

@@ -214,13 +214,21 @@ class Benchmark:
         ]  # fmt: skip
         file = self.folder / f"throughput-{digest(known_by)}.json"
         known = read_json(file) if file.is_file() else {}
-        missing = [model for model in experiment.models if str(model) not in known]
+        rounds = experiment.rounds
+        missing = [
+            model
+            for model in experiment.models
+            if known.get(str(model), {"rounds": 0}).get("rounds", rounds) < rounds
+        ]
         if missing:
-            step(f"Throughput of {len(missing)} models, {experiment.rounds} rounds")
+            step(f"Throughput of {len(missing)} models, {rounds} rounds")
             models = list(dict.fromkeys([DENSE, *missing]))
             runs = [self.trial(model, 1, experiment.training.lr) for model in models]
-            found = measure(runs, experiment.rounds)
-            known = {**{str(model): found[model] for model in models}, **known}
+            found = measure(runs, rounds)
+            before = known.get(str(DENSE))
+            known.update({str(m): {**found[m], "rounds": rounds} for m in models})
+            if before and DENSE not in missing:
+                known[str(DENSE)] = before
             write_json(file, known)
         self.speeds = {model: known[str(model)] for model in experiment.models}
         for model, speed in self.speeds.items():
@@ -284,21 +292,26 @@ class Benchmark:
                 and trial.decoding.is_file()
                 and twin.decoding.is_file()
             ):
-                self.comparisons[trial.result] = compare(
+                tested = compare(
                     read_json(trial.decoding)["hypotheses"],
                     read_json(twin.decoding)["hypotheses"],
                     trial.test(trial.target),
                 )
+                twins = {"twin_lr": twin.experiment.training.lr}
+                self.comparisons[trial.result] = {**tested, **twins}
 
     def lines(self) -> List[Dict[str, Any]]:
         """List what is known of all runs that are done."""
         done = {file: read_json(file) for file in self.parts if file.is_file()}
+        experiment = self.experiment
         return [
             {
                 **result,
+                "experiment": experiment.name,
+                "size": experiment.size,
                 "part_of": self.parts[file],
                 "extra": self.extra[file],
-                "dense_updates": self.experiment.training.updates,
+                "dense_updates": experiment.training.updates,
                 **self.comparisons.get(file, {}),
                 **self.speeds.get(Model.parse(result["model"]), {}),
                 "benchmark": self.key,

@@ -375,6 +375,7 @@ def _scores(runs: Runs, row: Row, part: str, reference: Row) -> Dict[str, str]:
     loss += f" ({diverged} diverged)" if diverged else ""
 
     others = [] if row == reference else runs.of(reference, part)
+    tested = _tested(runs) and reference == TWIN
     return {
         **_count(runs, part, lines),
         "validation loss": loss,
@@ -382,8 +383,14 @@ def _scores(runs: Runs, row: Row, part: str, reference: Row) -> Dict[str, str]:
         "BLEU": spread([line["bleu"] for line in lines]),
         "BLEU to dense": difference(lines, others, "bleu", "+.2f"),
         **({"length": lengths(lines)} if lengths(runs.lines) else {}),
-        **({"p": p_values(lines)} if _tested(runs) and reference == TWIN else {}),
+        **({"p": _p_values(lines, others)} if tested else {}),
     }
+
+
+def _p_values(lines: Sequence[Line], dense: Sequence[Line]) -> str:
+    """Leave out those of a dense model that a later sweep has put another one for."""
+    rates = {line["lr"] for line in dense}
+    return p_values([x for x in lines if {x.get("twin_lr")} <= {None, *rates}])
 
 
 def _updates(lines: Sequence[Line]) -> str:
@@ -400,7 +407,8 @@ def _count(runs: Runs, part: str, lines: Sequence[Line]) -> Dict[str, str]:
 
 def _rate(runs: Runs, row: Row) -> str:
     rate, tried = runs.of(row, EQUAL_UPDATES)[0]["lr"], runs.rates(row)
-    return f"{rate:g}" + " *" * (rate in (tried[:1] + tried[-1:]))
+    at_edge = len(tried) > 1 and rate in (tried[0], tried[-1])
+    return f"{rate:g}" + " *" * at_edge
 
 
 def _throughput(runs: Runs, row: Row) -> str:

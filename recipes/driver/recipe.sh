@@ -4,7 +4,7 @@
 
 recipe() { # MODULE OPTIONS...
   local root module=$1 python=${RECIPE_PYTHON:-}
-  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+  root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
   shift
   export RECIPE=${0##*/} # as messages call it
   PYTHONPATH=$root "${python:-${PYTHON:-python3}}" -m recipes.driver.options "$module" "$@"

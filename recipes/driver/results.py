@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from threading import Lock
 from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple
@@ -31,7 +32,7 @@ _TYPES: Dict[str, Tuple[Any, str]] = {
         (int, float),
         "accuracy bleu bleu_intl bleu_p chrf decoding_seconds length_ratio lenpen "
         "perplexity seconds_per_update throughput tokens_per_second training_seconds "
-        "valid_accuracy validation_loss word_perplexity",
+        "twin_lr valid_accuracy validation_loss word_perplexity",
     ),
     "a number or null": ((int, float, type(None)), "energy lr"),
     "true or false": (bool, "converged diverged"),
@@ -147,7 +148,15 @@ def _check(line: Any, needed: Callable[[Line], Sequence[str]]) -> None:
     if not points or not all(map(_is_point, points)):
         raise ValueError("'curve' is no list of updates, training and validation loss")
     if len(line.get("published", [])) not in (0, 2):
-        raise ValueError("'published' is no size and score")
+        raise ValueError("'published' is no pair")
+    if not all(isinstance(language, str) for language in line.get("languages", [])):
+        raise ValueError("'languages' are no texts")
+    if not set(line.get("rows_by", {})) <= set(line.get("accuracy_by", {})):
+        raise ValueError("'rows_by' has groups that 'accuracy_by' has not")
+    if not line.get("throughput", 1) > 0:
+        raise ValueError("'throughput' is not above 0")
+    for words in (line.get("flags", ""), line.get("extra", "")):
+        shlex.split(words)
     try:
         Model.parse(line["model"])
     except ValueError as error:

@@ -22,7 +22,7 @@ from .lock import locked
 from .models import Model
 from .results import note
 from .settings import ROOT, Experiment
-from .stages import Stage, digest, in_threads, read_json, run_stages
+from .stages import RunError, Stage, digest, in_threads, read_json, run_stages
 from .training_log import read_training
 
 USER_DIR = ["--user-dir", str(ROOT / "fairseq_phm")]
@@ -119,9 +119,26 @@ class Run(ABC):
             Stage("score", self.result, self.score),
         ]
         with locked(self.folder, self.experiment.machine.node_rank):
+            self.require_same_data()
             run_stages(self.title, stages, self.experiment.stages)
             if "score" in self.experiment.stages:
                 self.note()
+
+    def require_same_data(self) -> None:
+        """Refuse a folder whose training had other data, prepared by other code.
+
+        Raises:
+            RunError: it had.
+        """
+        file, summary = self.folder / "data.json", self.data.summary
+        known = read_json(file) if file.is_file() else summary
+        if known != summary:
+            raise RunError(
+                f"{self.folder}: trained on other data, hash {known['hash']} and not "
+                f"{summary['hash']}: remove it, or choose another --out"
+            )
+        if not self.experiment.machine.node_rank:
+            write_json(file, summary)
 
     def train(self) -> None:
         """Fill the folder with checkpoints."""
@@ -147,22 +164,35 @@ class Run(ABC):
     def note(self) -> None:
         """Append the line of results, if any, to those of all runs."""
         if self.result.is_file():
-            note(read_json(self.result), self.experiment.out / "results.jsonl")
+            note(self.noted, self.experiment.out / "results.jsonl")
+
+    @property
+    def names(self) -> Dict[str, Any]:
+        """What the experiment is called, which makes no other run."""
+        published = self.experiment.published.get(str(self.model), [])
+        return {
+            "experiment": self.experiment.name,
+            "size": self.experiment.size,
+            "published": published,
+        }
+
+    @property
+    def noted(self) -> Dict[str, Any]:
+        """The line of results, under the names of this call."""
+        return {**read_json(self.result), **self.names}
 
     def line(self) -> Dict[str, Any]:
         """All that tables of results need, see :mod:`.experiment_report`."""
         experiment, training = self.experiment, read_json(self.trained)
         data, here = self.data.summary, provenance(experiment.machine)
         return {
-            "experiment": experiment.name,
+            **self.names,
             "task": self.task,
             "model": str(self.model),
             "seed": self.seed,
-            "size": experiment.size,
             **({"data": data} if data else {}),
             **self.scores(training),
             "curve": training["curve"],
-            "published": experiment.published.get(str(self.model), []),
             "training_seconds": training["training_seconds"],
             "flags": shlex.join(self.flags),
             **{k: training.get(k, v) for k, v in here.items()},
@@ -195,4 +225,4 @@ def go_and_print(runs: Sequence[Run]) -> None:
     experiment = runs[0].experiment
     in_threads(Run.go, runs, experiment.machine.jobs)
     if "score" in experiment.stages:
-        print("\n" + "\n\n".join(tables([read_json(run.result) for run in runs])))
+        print("\n" + "\n\n".join(tables([run.noted for run in runs])))

@@ -14,6 +14,13 @@ NEEDED = (
     "rounds", "parameters", "training", "search", "published", "hardware", "layers",
     "precision",
 )  # fmt: skip
+OVER_DENSE = ("throughput_low", "throughput", "throughput_high")
+PARTS = {
+    "training": (*OVER_DENSE, "seconds_per_update"),
+    "search": (*OVER_DENSE, "seconds", "sentences", "batch"),
+}
+"""What the measurements of a row have to say."""
+
 NOTE = (
     "`{arch}`{depth}, {precision}, untrained, on {hardware}. Data: {data}. Training: "
     "seconds of 100 updates, by three a round, fairseq's step with clipping and Adam, "
@@ -31,7 +38,15 @@ def read(paths: Sequence[Path]) -> List[Line]:
     Raises:
         DataError: a line that is no row.
     """
-    return read_lines(paths, lambda line: NEEDED)
+
+    def needed(line: Line) -> Sequence[str]:
+        for part, keys in PARTS.items():
+            lacking = [key for key in keys if key not in line.get(part, keys)]
+            if lacking:
+                raise ValueError(f"{part!r} has no {lacking[0]!r}")
+        return NEEDED
+
+    return read_lines(paths, needed)
 
 
 def tables(lines: Sequence[Line], heading: str = "#") -> str:
@@ -81,7 +96,5 @@ def _table(lines: Sequence[Line]) -> str:
 
 
 def _over_dense(speed: Dict[str, float]) -> str:
-    low, middle, high = (
-        1 / speed[key] for key in ("throughput_high", "throughput", "throughput_low")
-    )
+    high, middle, low = (1 / speed[key] for key in OVER_DENSE)
     return f"{middle:.2f} ({low:.2f}-{high:.2f})" if low != high else f"{middle:.2f}"

@@ -26,6 +26,9 @@ from data_prep import DataError
 
 Job = TypeVar("Job")
 
+stop = Event()
+"""Set while an interruption ends the processes of all threads."""
+
 
 class RunError(RuntimeError):
     """A stage that failed; the message is one line."""
@@ -62,7 +65,10 @@ def run_stages(title: str, stages: Sequence[Stage], wanted: Sequence[str]) -> No
 
 
 def in_threads(work: Callable[[Job], None], jobs: Sequence[Job], threads: int) -> None:
-    """Do ``work(job)`` for all jobs, several at once; a failure ends the rest."""
+    """Do ``work(job)`` for all jobs, several at once.
+
+    After a failure, which is said at once, those that have begun end as they would.
+    """
     failed = Event()
 
     def unless_failed(job: Job) -> None:
@@ -70,17 +76,25 @@ def in_threads(work: Callable[[Job], None], jobs: Sequence[Job], threads: int) -
             raise CancelledError
         try:
             work(job)
-        except BaseException:
+        except BaseException as error:
+            if len(jobs) > 1 and threads > 1 and isinstance(error, RunError):
+                step(f"failed, those that have begun go on: {error}")
             failed.set()
             raise
 
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(unless_failed, job) for job in jobs]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            failed.set()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            futures = [pool.submit(unless_failed, job) for job in jobs]
+            try:
+                for future in futures:
+                    future.result()
+            except KeyboardInterrupt:
+                stop.set()
+                raise
+            finally:
+                failed.set()
+    finally:  # when all threads have ended
+        stop.clear()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any, Dict, List, NamedTuple, Sequence
 
@@ -69,9 +70,13 @@ def difference(runs: Sequence[Run], others: Sequence[Run], key: str, form: str) 
 
 
 def spread(values: List[float], form: str = ".2f") -> str:
-    """Format the mean, and of several values the sample's standard deviation."""
-    if len(values) == 1:
-        return format(values[0], form)
+    """Format the mean, and of several values the sample's standard deviation.
+
+    >>> spread([1.0, 2.0]), spread([2.0]), spread([2.0, math.inf])
+    ('1.50 ± 0.71', '2.00', 'inf')
+    """
+    if len(values) == 1 or not all(map(math.isfinite, values)):
+        return format(statistics.mean(values), form)
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"
 
 

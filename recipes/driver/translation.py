@@ -49,7 +49,7 @@ def main() -> None:
                 if not run.result.is_file():
                     run.score()
                     run.note()
-            results = [read_json(run.result) for run in runs]
+            results = [run.noted for run in runs]
             if experiment.size == "demo":
                 print_comparison(results, [run.title for run in runs])
             else:
@@ -189,6 +189,8 @@ class TranslationRun(Run):
         ]  # fmt: skip
         for line in follow(command, self.folder / "average.log"):
             print(line, flush=True)
+        count = min(search.num_checkpoints, len(numbered(self.folder)) or 1)
+        write_json(self.checkpoint.with_suffix(".json"), count)
 
     def generate(self) -> None:
         """Translate the test set."""
@@ -197,13 +199,12 @@ class TranslationRun(Run):
         hypotheses = decode(self.data.subwords, subwords)
         text = self.decoding.with_suffix(f".{self.target}.txt")
         text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
-        search = self.experiment.search
-        averaged = min(search.num_checkpoints, len(numbered(self.folder)) or 1)
+        averaged = self.checkpoint.with_suffix(".json")
         write_json(
             self.decoding,
             {
                 "decoding_seconds": seconds,
-                "checkpoints": 1 if search.mean == "none" else averaged,
+                "checkpoints": read_json(averaged) if averaged.is_file() else 1,
                 "hypotheses": hypotheses,
             },
         )
