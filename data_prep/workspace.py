@@ -24,6 +24,8 @@ logging.getLogger("filelock").setLevel(logging.WARNING)  # fairseq logs every IN
 
 MANIFEST = "manifest.json"
 RECORD = "step.json"
+MADE_BY = ("command", "versions")
+"""Entries of the manifest that say how the steps were made."""
 PARTIAL = ".making-"
 """Start of the names of incomplete files and folders."""
 
@@ -109,14 +111,19 @@ class Workspace:
     def write_manifest(self, head: Mapping[str, Any]) -> Dict[str, Any]:
         """Write the manifest, unless nothing has changed. Returns its contents.
 
+        :data:`MADE_BY` stays what it was where all steps are unchanged.
+
         It holds ``head`` and, for each step, the result, the seconds, what the step
         was made from, and the hashes of its files. It exists only when all steps are
         complete.
         """
         path = self.folder / MANIFEST
+        manifest = json.loads(json.dumps(head))
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-        manifest = dict(head)
+            known = json.loads(path.read_text(encoding="utf-8"))
+            manifest.update({key: known[key] for key in MADE_BY if key in known})
+            if {key: known.get(key) for key in manifest} == manifest:
+                return known
         manifest["steps"] = {
             name: {
                 **record["result"],

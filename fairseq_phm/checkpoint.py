@@ -1,7 +1,6 @@
 """Checkpoints of fairseq: read, written, and the factors of PHM layers found in them.
 
-The only module that knows the keys of rules and blocks; layers themselves store them in
-:mod:`fairseq_phm.modules.factors`.
+Layers store them in :mod:`fairseq_phm.modules.factors`.
 """
 
 import logging
@@ -17,16 +16,14 @@ from tqdm import tqdm
 
 from .errors import DataError
 from .files import written_whole
-from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
-from .modules.factors import Factors
+from .modules import PHMLSTM, PHMEmbedding, PHMLinear, PHMLSTMCell
+from .modules.factors import STORED
 from .safe_load import safe_load
 from .spec import RULES
 from .substitution.scopes import PAIRS
 
 logger = logging.getLogger(__name__)
 
-RULE, BLOCKS = "rule", "blocks"
-FACTORS = (*RULES, BLOCKS, "blocks_u", "blocks_v")
 LSTM_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 OTHER_FACTORS = {"blocks_u": "low-rank blocks", "rule_u": "a rule of CP rank R"}
 """Keys of layers that have no full rule or no full blocks -> what they have."""
@@ -67,7 +64,7 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
     for key, value in model.items():
         if not isinstance(key, str):
             raise DataError(f"{path}: damaged: {key!r} in its model is no name")
-        if name_of(key) in FACTORS and not value.dim():
+        if name_of(key) in STORED and not value.dim():
             raise DataError(f"{path}: damaged: {key} is a single number")
     return checkpoint
 
@@ -124,7 +121,7 @@ def find_rules(model: Mapping[str, Tensor]) -> RuleKeys:
     two in one attention block, the one of the same pair, q and k or v and out, to
     which also a fused k and v belongs.
     """
-    rules = {parent_of(key): key for key in model if name_of(key) == RULE}
+    rules = {parent_of(key): key for key in model if name_of(key) == "rule"}
     layers: Dict[str, List[str]] = {}
     others = [
         f"{parent_of(key)} has {OTHER_FACTORS[name_of(key)]}"
@@ -134,7 +131,7 @@ def find_rules(model: Mapping[str, Tensor]) -> RuleKeys:
     problem = others[0] if others else ""
     for key, value in model.items():
         parent = parent_of(key)
-        if name_of(key) != BLOCKS or len(value) == 1:
+        if name_of(key) != "blocks" or len(value) == 1:
             continue
         if parent not in rules:
             common = {
@@ -327,7 +324,7 @@ def _dense_entries(module: nn.Module) -> Dict[str, Tensor]:
     """Return what a dense layer has in the place of a PHM layer; else nothing."""
     if isinstance(module, PHMLinear):
         made = {"weight": module.build_weight(), "bias": module.bias}
-    elif isinstance(module, Factors) and hasattr(module, "num_embeddings"):
+    elif isinstance(module, PHMEmbedding):
         made = {"weight": module.weight}
     elif isinstance(module, PHMLSTMCell):
         made = {name: getattr(module, name) for name in LSTM_NAMES}

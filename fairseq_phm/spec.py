@@ -125,6 +125,8 @@ class PHMSpec:
             raise ValueError(f"rank must be 0 (full) or more, got {self.rank!r}")
         learned = self.source is not None or is_start(self.rule)
         check_rule_rank(self.rule_rank, self.n, learned)
+        if self.n > 1 and not learned:
+            make_rule(self.rule, self.n)
         rate = self.rule_lr
         if rate is None:
             rate = default_rule_lr(in_features, out_features, self.rule_rank)

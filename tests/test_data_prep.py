@@ -22,6 +22,7 @@ from data_prep import DataError, declaration
 from data_prep.prepare import prepare
 from data_prep.subwords import decode, encode, train_subwords
 from data_prep.text import read_lines
+from data_prep.workspace import Workspace
 
 pytestmark = pytest.mark.one_version
 
@@ -541,3 +542,17 @@ def test_text_of_one_language(tmp_path):
     declared.write_text("\n".join(lines).replace('"txt"', '"xx", "yy"') + "\n")
     code, _, error = run(declared, "--raw", raw, "--out", out)
     assert code == 1 and "a text needs one language" in error
+
+
+def test_a_manifest_tells_what_the_declaration_says_now(tmp_path):
+    """What made unchanged steps is told as it was."""
+
+    def manifest_of(licence, command):
+        with Workspace(tmp_path) as work:
+            work.step("clean", {}, {}, lambda place: {"lines": 3}, code=())
+            return work.write_manifest({"licence": licence, "command": command})
+
+    first = manifest_of("A", "one")
+    assert first["steps"]["clean"]["lines"] == 3
+    assert manifest_of("A", "two") == first
+    assert manifest_of("B", "two") == {**first, "licence": "B"} == manifest(tmp_path)

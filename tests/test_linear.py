@@ -12,6 +12,7 @@ from torch import nn
 
 from fairseq_phm import PHMLinear, multiplication_rule
 from fairseq_phm.modules import PHMLinearRows
+from fairseq_phm.spec import PHMSpec
 
 VARIANTS = {
     "dense": dict(n=1),
@@ -257,6 +258,12 @@ def test_rule_values():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         PHMLinear(**options)
+
+
+@pytest.mark.parametrize("rule", ["bogus", "octonion", torch.ones(2, 2, 2)])
+def test_a_spec_refuses_a_rule_that_does_not_fit(rule):
+    with pytest.raises(ValueError, match="rule"):
+        PHMSpec(4, rule=rule).check(64, 64)
 
 
 def test_numpy_integers_are_sizes():

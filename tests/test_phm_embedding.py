@@ -57,6 +57,23 @@ def kronecker_sum(layer):
     return sum(torch.kron(A, S) for A, S in zip(rule, blocks))
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_reset_makes_what_was_on_the_meta_device(name):
+    empty = PHMEmbedding(WORDS, DIM, padding_idx=PAD, device="meta", **VARIANTS[name])
+    empty = empty.to_empty(device="cpu")
+    for tensor in (*empty.parameters(), *empty.buffers()):
+        tensor.data.fill_(float("nan"))
+    empty.reset_parameters(generator=torch.Generator().manual_seed(1))
+    again = PHMEmbedding(
+        WORDS, DIM, padding_idx=PAD, generator=torch.Generator().manual_seed(1),
+        **VARIANTS[name],
+    )  # fmt: skip
+    assert torch.isfinite(empty.weight).all()
+    stds = [words.weight.std().item() for words in (empty, again)]
+    assert stds[0] == pytest.approx(stds[1], rel=0.1)
+    assert not empty(torch.tensor([PAD])).any()
+
+
 def test_rows_of_the_kronecker_sum(words):
     E = kronecker_sum(words)
     assert len(E) == -(-WORDS // words.n) * words.n

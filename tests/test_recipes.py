@@ -558,6 +558,15 @@ def test_lines_of_a_process_come_while_it_runs(tmp_path):
     assert times[2][1] - times[0][1] > 0.3
 
 
+def test_bad_tables_of_ones_own_are_one_line(tmp_path, monkeypatch):
+    write_tables("scitail", tmp_path)
+    (tmp_path / "test.tsv").write_bytes(b"\xff")
+    arguments = ["scitail", "--data", tmp_path, "--size", "paper", "--cpu", "--epochs"]
+    with pytest.raises(SystemExit, match="test.tsv") as error:
+        run(classification, [*arguments, 1, "--out", tmp_path / "out"], monkeypatch)
+    assert "\n" not in error.value.code
+
+
 def test_a_killed_process_is_called_so(tmp_path):
     program = "import os; print('a'); os.kill(os.getpid(), 9)"
     with pytest.raises(RunError, match=r"ended by SIGKILL \(out of memory\?\)$"):

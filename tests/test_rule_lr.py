@@ -158,6 +158,15 @@ def test_a_rule_can_be_set():
     assert other.rule.sum() == 28
 
 
+@pytest.mark.parametrize("name", ["rule_u", "rule_v", "rule_w"])
+def test_each_factor_can_be_a_parameter_of_its_own(name):
+    layer = PHMLinear(8, 8, 4, rule_rank=3, rule_lr=8)
+    x, before = torch.randn(5, 8), layer.full_rule()
+    setattr(layer, name, nn.Parameter(getattr(layer, name).detach()))
+    assert torch.equal(layer.full_rule(), before)
+    torch.testing.assert_close(torch.jit.script(layer)(x), layer(x))
+
+
 def test_missing_and_misshapen_rules_are_named_as_in_the_checkpoint():
     model = nn.Sequential(PHMLinear(8, 8, 2))
     with pytest.raises(RuntimeError, match=r'Missing key.*"0\.rule"'):

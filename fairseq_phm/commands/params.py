@@ -9,8 +9,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 from torch import nn
 
 from ..errors import DataError, one_line
-from ..modules import PHMLSTM, PHMLinear, PHMLSTMCell, WordVectors
+from ..modules import PHMLSTM, PHMEmbedding, PHMLinear, PHMLSTMCell, WordVectors
 from ..modules.factors import Factors
+from ..substitution.count import OUTPUTS
 
 HELP = "list the parameters and multiply-adds of a model, PHM against dense"
 DESCRIPTION = (
@@ -181,10 +182,10 @@ def rows(model: nn.Module) -> List[Row]:
 
 def _kind(path: str, module: nn.Module) -> str:
     """Return the name of a row for parameters that papers do not count."""
-    if {"output_projection", "fc_out", "adaptive_softmax"} & set(path.split(".")):
+    if set(OUTPUTS) & set(path.split(".")):
         return OUTPUT
-    embeds = isinstance(module, (nn.Embedding, WordVectors))
-    return EMBEDDINGS if embeds or hasattr(module, "num_embeddings") else ""
+    embeds = isinstance(module, (nn.Embedding, PHMEmbedding, WordVectors))
+    return EMBEDDINGS if embeds else ""
 
 
 def _costs(module: nn.Module, count: int, tied: bool) -> Tuple[int, int, int]:
@@ -207,7 +208,7 @@ def _costs(module: nn.Module, count: int, tied: bool) -> Tuple[int, int, int]:
         )
         biases = sum(8 * cell.hidden_size for cell in cells if cell.bias is not None)
         return size + biases, size, size
-    if isinstance(module, Factors) and hasattr(module, "num_embeddings"):
+    if isinstance(module, PHMEmbedding):
         return module.num_embeddings * module.embedding_dim, 0, 0
     if isinstance(module, (nn.Linear, nn.LSTM, nn.LSTMCell)):
         weights = sum(p.numel() for p in module.parameters() if p.dim() > 1)

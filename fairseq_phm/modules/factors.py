@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..functional import cp_rule, low_rank_blocks, make_rule, times_rate
+from ..functional import (
+    cp_rule,
+    low_rank_blocks,
+    make_rule,
+    materialize,
+    times_rate,
+)
 from ..functional.rules import is_start
 from ..functional.tracing import is_tracing
 from ..spec import READ_FROM, RULES, PHMSpec
@@ -200,6 +206,21 @@ class Factors(nn.Module):
         return {name: A for name, A in values.items() if self._learns(name)}
 
     @torch.no_grad()
+    def _draw(self, std: float, generator: Optional[torch.Generator]) -> None:
+        """Draw a learned rule and uniform blocks; H has this root mean square then."""
+        for name, values in self._new_rule(generator).items():
+            self._set(name, values)
+        for factor in (self.blocks, self.blocks_u, self.blocks_v):
+            if factor is not None:
+                factor.copy_(torch.rand(factor.shape, generator=generator) * 2 - 1)
+        blocks = self.full_blocks().float()
+        rule = self.full_rule()
+        rule = None if rule is None else rule.float()
+        present = materialize(rule, blocks).square().mean().sqrt()
+        scale = std / present.clamp_min(torch.finfo(torch.float32).tiny)
+        (self.blocks if self.blocks_u is None else self.blocks_u).mul_(scale)
+
+    @torch.no_grad()
     def _set(self, name: str, values: Tensor) -> None:
         """Give a learned factor of the rule these values."""
         scaled = self._parameters.get(SCALED[name])
@@ -210,17 +231,21 @@ class Factors(nn.Module):
 
     def full_rule(self) -> Optional[Tensor]:
         """Return A (n, n, n): ``rule``, or that of its factors; None for n = 1."""
-        lr, v = self.rule_lr, self.scaled_rule_v
+        lr = self.rule_lr
+        u, v, w = self.scaled_rule_u, self.scaled_rule_v, self.scaled_rule_w
         if v is None:
             if self.rule_v is None:
                 A = self.scaled_rule
                 return self.rule if A is None else times_rate(A, lr)
-            return cp_rule(self.rule_u, self.rule_v, self.rule_w)
-        u = self.scaled_rule_u
+            return cp_rule(
+                self.rule_u if u is None else times_rate(u, lr),
+                self.rule_v,
+                self.rule_w if w is None else times_rate(w, lr),
+            )
         return cp_rule(
             self.rule_u if u is None else times_rate(u, lr),
             times_rate(v, lr),
-            times_rate(self.scaled_rule_w, lr),
+            self.rule_w if w is None else times_rate(w, lr),
         )
 
     def full_blocks(self) -> Tensor:

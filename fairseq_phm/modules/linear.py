@@ -216,24 +216,13 @@ class PHMLinear(Factors):
         started from given values, a frozen or a tied one stays as it is, but what was
         made on the meta device is made again.
         """
-        for name, values in self._new_rule(generator).items():
-            self._set(name, values)
-        for factor in (self.blocks, self.blocks_u, self.blocks_v):
-            if factor is not None:
-                factor.copy_(torch.rand(factor.shape, generator=generator) * 2 - 1)
+        default = 1 / math.sqrt(3 * self.in_features)
+        self._draw(default if std is None else std, generator)
         if self.bias is not None:
             bound = 1 / math.sqrt(self.in_features)
             self.bias.copy_(
                 (torch.rand(self.bias.shape, generator=generator) * 2 - 1) * bound
             )
-        if std is None:
-            std = 1 / math.sqrt(3 * self.in_features)
-        blocks = self.full_blocks().float()
-        rule = self.full_rule()
-        rule = None if rule is None else rule.float()
-        present = materialize(rule, blocks).square().mean().sqrt()
-        scale = std / present.clamp_min(torch.finfo(torch.float32).tiny)
-        (self.blocks if self.blocks_u is None else self.blocks_u).mul_(scale)
 
     def extra_repr(self) -> str:
         text = f"{self.in_features}, {self.out_features}, n={self.n}"

@@ -81,6 +81,7 @@ class PHMEmbedding(Factors):
         )  # fmt: skip
         self._share(whole)
         self._tied: Tuple[str, ...] = whole._tied
+        self._start, self._unmade = whole._start, whole._unmade
         self.bias = None
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
@@ -94,6 +95,18 @@ class PHMEmbedding(Factors):
             return rows
         words = torch.arange(self.num_embeddings, device=rows.device)
         return rows.masked_fill(words.eq(self.padding_idx).unsqueeze(1), 0.0)
+
+    @torch.no_grad()
+    def reset_parameters(
+        self, std: Optional[float] = None, generator: Optional[torch.Generator] = None
+    ) -> None:
+        """Draw blocks and a learned rule anew, as :meth:`PHMLinear.reset_parameters`.
+
+        Args:
+            std: standard deviation of E; default 1/sqrt(dim), as fairseq's.
+            generator: source of random numbers; default: torch's own.
+        """
+        self._draw(self.embedding_dim**-0.5 if std is None else std, generator)
 
     def projection(self) -> PHMLinearRows:
         """Make a layer (..., dim) -> (..., words) that shares rule and blocks.

@@ -121,8 +121,6 @@ def _find_vocabularies(
         raise ValueError(
             "embeddings have rules of their own: share_rule 'stack', not 'model'"
         )
-    if not is_start(spec.rule):
-        make_rule(spec.rule, spec.n)
     return find_vocabularies(model, spec)
 
 
@@ -300,7 +298,7 @@ def _check(
             dense._forward_pre_hooks,
             dense._forward_hooks,
             dense._backward_hooks,
-            getattr(dense, "_backward_pre_hooks", {}),
+            dense._backward_pre_hooks,
         ):
             for hook in hooks.values():
                 raise ValueError(f"{projection.path} has {_described(hook)}")
@@ -311,8 +309,6 @@ def _check(
             )
     try:
         spec.check(in_features, sum(outputs))
-        if spec.n > 1 and not is_start(spec.rule):
-            make_rule(spec.rule, spec.n)
     except ValueError as error:
         raise ValueError(f"{group[0].path}: {error}") from None
 

@@ -108,6 +108,10 @@ def errors_in_one_line(name: str) -> Iterator[None]:
         yield
     except (DataError, RunError) as error:
         sys.exit(f"{name}: {error}")
+    except ValueError as error:
+        if type(error).__name__ != "DataError":  # the plugin's, which is slow to import
+            raise
+        sys.exit(f"{name}: {error}")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"{name}: {where}{error.strerror}")
