@@ -190,9 +190,11 @@ def loss_by_time(models: Sequence[Drawn], title: str) -> bytes:
             as the picture does.
         title: words for the picture.
     """
-    models = _finite(models)
+    models = [drawn for drawn in _finite(models) if drawn.curves]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+        if not models:
+            return _svg(figure)
         whole, end = figure.subplots(1, 2)
         means = {drawn.model: _mean_curve(drawn.curves) for drawn in models}
         last = max(x for mean in means.values() for x, _ in mean)
