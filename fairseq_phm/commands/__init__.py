@@ -1,8 +1,8 @@
 """The command ``fairseq-phm`` and its subcommands.
 
-A subcommand NAME is the module ``fairseq_phm/commands/NAME.py`` with
+A subcommand NAME is in :data:`COMMANDS` and the module ``fairseq_phm/commands/NAME.py``
+with
 
-- ``HELP``, one line, a literal;
 - ``add_arguments(parser)``;
 - ``run(options)``, which raises ``DataError`` with one line for bad input;
 - if it needs it, ``parse(parser, arguments)``, in place of ``parser.parse_args``.
@@ -11,25 +11,23 @@ The module is imported when its subcommand is called.
 """
 
 import argparse
-import ast
 import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Dict, List, Optional
+from typing import List, Optional
 
-COMMANDS = (
-    "flags",
-    "average",
-    "predict",
-    "densify",
-    "export",
-    "compress",
-    "params",
-    "inspect",
-)
-"""In the order of ``fairseq-phm --help``; those whose module is there are listed."""
+COMMANDS = {
+    "flags": "list the flags of a PHM model, which fairseq-train --help omits",
+    "average": "write the mean of several checkpoints of one training",
+    "predict": "write labels and scores for a TSV file, from trained classifiers",
+    "densify": "write a PHM checkpoint as a dense one, for fairseq without the plugin",
+    "export": "write a model for CTranslate2, TorchScript, ONNX or as safetensors",
+    "compress": "turn a trained dense model into the nearest PHM model, to train it on",
+    "params": "list the parameters and multiply-adds of a model, PHM against dense",
+    "inspect": "show the rules that a PHM model has learned, as a page with pictures",
+}
+"""Subcommand -> its line in ``fairseq-phm --help``, in this order."""
 
 PROGRAM = "fairseq-phm"
 
@@ -45,39 +43,27 @@ def main(arguments: Optional[List[str]] = None, program: str = PROGRAM) -> None:
         SystemExit: with status 0 for help, 1 for bad input, 2 for bad arguments.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    helps = available()
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(listing(helps, program))
+        print(listing(program))
         sys.exit(0)
     name = arguments[0]
-    if name not in helps:
-        print(
-            f"{program}: error: no command {name!r}: choose one of {', '.join(helps)}",
-            file=sys.stderr,
-        )
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        message = f"{program}: error: no command {name!r}: choose one of {known}"
+        print(message, file=sys.stderr)
         sys.exit(2)
     run_command(name, arguments[1:], f"{program} {name}")
 
 
-def available() -> Dict[str, str]:
-    """Return the commands and their one line of help, read without an import."""
-    helps = {}
-    for name in COMMANDS:
-        path = Path(__file__).with_name(f"{name}.py")
-        if path.is_file():
-            helps[name] = _help_of(path)
-    return helps
-
-
-def listing(helps: Dict[str, str], program: str = PROGRAM) -> str:
+def listing(program: str = PROGRAM) -> str:
     """Return the text of ``fairseq-phm --help``."""
-    width = max(map(len, helps))
+    width = max(map(len, COMMANDS))
     lines = [
         f"usage: {program} COMMAND ...",
         "",
         "PHM layers for fairseq: models, checkpoints and exports.",
         "",
-        *(f"  {name:<{width}}  {text}" for name, text in helps.items()),
+        *(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()),
         "",
         f"{program} COMMAND --help lists the arguments of a command.",
     ]
@@ -108,7 +94,7 @@ def run_command(
         module = import_module(f"fairseq_phm.commands.{name}")
         parser = argparse.ArgumentParser(
             prog=program or f"{PROGRAM} {name}",
-            description=getattr(module, "DESCRIPTION", module.HELP + "."),
+            description=getattr(module, "DESCRIPTION", COMMANDS[name] + "."),
             allow_abbrev=False,
         )
         module.add_arguments(parser)
@@ -132,13 +118,3 @@ def run_command(
         sys.exit(1)
     finally:
         logger.setLevel(level)
-
-
-def _help_of(path: Path) -> str:
-    """Return the literal that a module assigns to ``HELP``."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and any(
-            getattr(target, "id", "") == "HELP" for target in node.targets
-        ):
-            return ast.literal_eval(node.value)
-    return ""

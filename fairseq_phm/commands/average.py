@@ -8,7 +8,6 @@ from ..checkpoint import write_checkpoint
 from ..errors import DataError
 from ..files import refuse_existing
 
-HELP = "write the mean of several checkpoints of one training"
 DESCRIPTION = (
     "Writes the mean of several checkpoints of one training, and says how far it is "
     "from the mean of the weights H of PHM layers."

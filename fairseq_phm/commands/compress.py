@@ -30,7 +30,6 @@ from ..substitution.scopes import SHARE_RULE
 if TYPE_CHECKING:
     from ..compression import Compressed
 
-HELP = "turn a trained dense model into the nearest PHM model, to train it on"
 OPTIONS = (
     "n", "attention_n", "ffn_n", "encoder_n", "decoder_n", "rule", "rule_rank",
     "freeze_rule", "share_rule", "fuse_qkv", "gates", "output_projections",

@@ -6,7 +6,6 @@ from typing import Any, Dict, Optional, Tuple
 
 from ..errors import DataError, one_line
 
-HELP = "write a PHM checkpoint as a dense one, for fairseq without the plugin"
 DESCRIPTION = (
     "Writes a checkpoint of fairseq's transformer, transformer_lm or lstm that gives "
     "the scores of a PHM checkpoint and loads where the plugin is not installed. The "

@@ -9,7 +9,6 @@ from ..exports import QUANTIZATIONS
 from ..files import refuse_existing
 from .densify import DATA_HELP
 
-HELP = "write a model for CTranslate2, TorchScript, ONNX or as safetensors"
 DESCRIPTION = (
     "Writes the model of a checkpoint, PHM or dense, in the format of another program, "
     "runs the result on test sentences and compares it with fairseq."

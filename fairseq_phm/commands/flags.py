@@ -2,8 +2,6 @@
 
 import argparse
 
-HELP = "list the flags of a PHM model, which fairseq-train --help omits"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""

@@ -19,8 +19,6 @@ from ..errors import DataError, one_line
 from ..files import folder_written_whole
 from ..inspection import inspect
 
-HELP = "show the rules that a PHM model has learned, as a page with pictures"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""

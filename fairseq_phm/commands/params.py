@@ -13,7 +13,6 @@ from ..modules import PHMLSTM, PHMEmbedding, PHMLinear, PHMLSTMCell, WordVectors
 from ..modules.factors import Factors
 from ..substitution.count import OUTPUTS
 
-HELP = "list the parameters and multiply-adds of a model, PHM against dense"
 DESCRIPTION = (
     "Lists the trained parameters of a checkpoint, or of an architecture with its "
     "flags, by module, beside those of the same model with dense layers; and the "
@@ -43,7 +42,6 @@ class Row(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add = parser.add_argument
-    add("checkpoint", nargs="?", type=Path, help="checkpoint of fairseq; or --arch")
     add(
         "--arch", metavar="NAME",
         help="architecture; its flags follow, as for fairseq-train; no data is needed, "
@@ -66,13 +64,14 @@ def parse(
     """Parse the command's arguments, and with ``--arch`` those of its model."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not any(word.split("=")[0] == "--arch" for word in arguments):
+        parser.add_argument(
+            "checkpoint", nargs="?", type=Path, help="checkpoint of fairseq; or --arch"
+        )
         options = parser.parse_args(arguments)
         if options.checkpoint is None:
             parser.error("a checkpoint or --arch is needed")
         return options
     # A positional argument would take the values of the model's flags.
-    parser._actions = [a for a in parser._actions if a.dest != "checkpoint"]
-    parser._positionals._actions[:] = parser._actions
     options, rest = parser.parse_known_args(arguments)
     options.checkpoint = None
     options.model = _parse_model(parser, options.arch, rest)

@@ -8,7 +8,6 @@ from pathlib import Path
 from ..errors import DataError
 from ..files import refuse_existing
 
-HELP = "write labels and scores for a TSV file, from trained classifiers"
 DESCRIPTION = (
     "Writes a label and the probability of each label for every row of a TSV file, and "
     "prints the accuracy when the rows have labels."
