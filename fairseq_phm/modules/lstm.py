@@ -3,7 +3,7 @@
 import math
 import re
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Optional, Tuple, Union
+from typing import Any, Iterator, List, Optional, Tuple, TypeVar, Union
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from .linear import PHMLinear
 
 GATES = ("separate", "fused")
 State = Tuple[Tensor, Tensor]
+Built = TypeVar("Built", nn.LSTM, nn.LSTMCell)
 
 
 class PHMLSTMCell(nn.Module):
@@ -152,50 +153,29 @@ class PHMLSTMCell(nn.Module):
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = (zeros, zeros)
-        return _step(input, hx, weight_ih, weight_hh, self.bias)
+        h, c = hx
+        mixed = F.linear(input, weight_ih, self.bias) + F.linear(h, weight_hh)
+        i, f, g, o = mixed.chunk(4, dim=-1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
 
-    def built(self) -> "BuiltLSTMCell":
-        """Return a cell with the weights H in place of rules and blocks."""
-        return BuiltLSTMCell(self.weight_ih, self.weight_hh, self.bias)
+    def built(self) -> nn.LSTMCell:
+        """Return an ``nn.LSTMCell`` with the weights H, in the same mode."""
+        made = nn.LSTMCell(self.input_size, self.hidden_size, self.bias is not None)
+        return _filled(made, self, self.weight_ih)
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}, n={self.n}"
         return f"{text}, gates={self.gates!r}, bias={self.bias is not None}"
 
 
-class BuiltLSTMCell(nn.Module):
-    """A cell with weights that are built, which TorchScript compiles; computes alike.
-
-    Args:
-        weight_ih, weight_hh, bias: as :class:`PHMLSTMCell` has them; copied.
-    """
-
-    def __init__(
-        self, weight_ih: Tensor, weight_hh: Tensor, bias: Optional[Tensor]
-    ) -> None:
-        super().__init__()
-        self.weight_ih = nn.Parameter(weight_ih.detach().clone())
-        self.weight_hh = nn.Parameter(weight_hh.detach().clone())
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-
-    def forward(
-        self, input: Tensor, hx: Tuple[Tensor, Tensor]
-    ) -> Tuple[Tensor, Tensor]:
-        return _step(input, hx, self.weight_ih, self.weight_hh, self.bias)
-
-
-def _step(
-    input: Tensor,
-    hx: Tuple[Tensor, Tensor],
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Optional[Tensor],
-) -> Tuple[Tensor, Tensor]:
-    h, c = hx
-    mixed = F.linear(input, weight_ih, bias) + F.linear(h, weight_hh)
-    i, f, g, o = mixed.chunk(4, dim=-1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
+@torch.no_grad()
+def _filled(made: Built, layer: nn.Module, like: Tensor) -> Built:
+    """Give a dense layer the weights of a PHM layer, their type and its mode."""
+    made.to(like.device, like.dtype)
+    for name, parameter in made.named_parameters():
+        parameter.copy_(getattr(layer, name))
+    return made.train(layer.training)
 
 
 class PHMLSTM(nn.Module):
@@ -281,7 +261,6 @@ class PHMLSTM(nn.Module):
                 return getattr(self.cells[index], match[1])
         return super().__getattr__(name)
 
-    @torch.no_grad()
     def built(self) -> nn.LSTM:
         """Return an ``nn.LSTM`` with the weights H, in the same mode."""
         made = nn.LSTM(
@@ -293,11 +272,7 @@ class PHMLSTM(nn.Module):
             self.dropout,
             self.bidirectional,
         )
-        first = self.cells[0].weight_ih
-        made.to(first.device, first.dtype)
-        for name, parameter in made.named_parameters():
-            parameter.copy_(getattr(self, name))
-        return made.train(self.training)
+        return _filled(made, self, self.cells[0].weight_ih)
 
     def flatten_parameters(self) -> None:
         """Do nothing: ``nn.LSTM`` has this, and code that takes one calls it."""
