@@ -94,9 +94,9 @@ def open_source(
             raise
     if dictionaries:
         _check_sizes(dictionaries, rebuilt)
-    for parameter, value in rebuilt.model.named_parameters():
+    for key, value in checkpoint["model"].items():
         if not value.isfinite().all():
-            raise DataError(f"{path}: {parameter} has numbers that are not finite")
+            raise DataError(f"{path}: {key} has numbers that are not finite")
     split = pieces(sentencepiece) if sentencepiece else str.split
     if sentences:
         positions = rebuilt.model.max_positions()
