@@ -333,7 +333,11 @@ def test_one_name_for_each_experiment():
         names |= {table.name for table in collect(found)}
         assert (results / "notes" / f"{file.stem}.md").is_file()
     for file in results.glob("runs/quality/*.jsonl"):
-        names |= {f"quality-{file.stem}-loss-{one}" for one in ("parameters", "time")}
+        benchmarks = {json.loads(line)["benchmark"] for line in file.open()}
+        for number in range(len(benchmarks)):
+            end = f"-{number + 1}" if number else ""
+            pictures = ("loss-parameters", "loss-time")
+            names |= {f"quality-{file.stem}-{one}{end}" for one in pictures}
     assert {file.stem for file in results.glob("figures/*.svg")} == {
         "phm", "summary", *names
     }  # fmt: skip
