@@ -237,14 +237,9 @@ class Factors(nn.Module):
             if self.rule_v is None:
                 A = self.scaled_rule
                 return self.rule if A is None else times_rate(A, lr)
-            return cp_rule(
-                self.rule_u if u is None else times_rate(u, lr),
-                self.rule_v,
-                self.rule_w if w is None else times_rate(w, lr),
-            )
         return cp_rule(
             self.rule_u if u is None else times_rate(u, lr),
-            times_rate(v, lr),
+            self.rule_v if v is None else times_rate(v, lr),
             self.rule_w if w is None else times_rate(w, lr),
         )
 

@@ -96,7 +96,6 @@ class PHMEmbedding(Factors):
         words = torch.arange(self.num_embeddings, device=rows.device)
         return rows.masked_fill(words.eq(self.padding_idx).unsqueeze(1), 0.0)
 
-    @torch.no_grad()
     def reset_parameters(
         self, std: Optional[float] = None, generator: Optional[torch.Generator] = None
     ) -> None:

@@ -225,10 +225,9 @@ class Benchmark:
             models = list(dict.fromkeys([DENSE, *missing]))
             runs = [self.trial(model, 1, experiment.training.lr) for model in models]
             found = measure(runs, rounds)
-            before = known.get(str(DENSE))
-            known.update({str(m): {**found[m], "rounds": rounds} for m in models})
-            if before and DENSE not in missing:
-                known[str(DENSE)] = before
+            kept = {k: v for k, v in known.items() if k not in map(str, missing)}
+            made = {str(m): {**found[m], "rounds": rounds} for m in models}
+            known = {**made, **kept}
             write_json(file, known)
         self.speeds = {model: known[str(model)] for model in experiment.models}
         for model, speed in self.speeds.items():

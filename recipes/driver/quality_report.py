@@ -388,7 +388,7 @@ def _scores(runs: Runs, row: Row, part: str, reference: Row) -> Dict[str, str]:
 
 
 def _p_values(lines: Sequence[Line], dense: Sequence[Line]) -> str:
-    """Leave out those of a dense model that a later sweep has put another one for."""
+    """Format them but for those against a dense run that a later sweep replaced."""
     rates = {line["lr"] for line in dense}
     return p_values([x for x in lines if {x.get("twin_lr")} <= {None, *rates}])
 

@@ -175,6 +175,14 @@ class TranslationRun(Run):
         else:
             super().train()
 
+    @property
+    def inputs(self) -> int:
+        """How many checkpoints of those that are there the translating one is of."""
+        search = self.experiment.search
+        if search.mean == "none":
+            return 1
+        return min(search.num_checkpoints, len(numbered(self.folder)) or 1)
+
     def average(self) -> None:
         """Average the last checkpoints."""
         search, inputs = self.experiment.search, [self.folder]
@@ -189,8 +197,7 @@ class TranslationRun(Run):
         ]  # fmt: skip
         for line in follow(command, self.folder / "average.log"):
             print(line, flush=True)
-        count = min(search.num_checkpoints, len(numbered(self.folder)) or 1)
-        write_json(self.checkpoint.with_suffix(".json"), count)
+        write_json(self.checkpoint.with_suffix(".json"), self.inputs)
 
     def generate(self) -> None:
         """Translate the test set."""
@@ -199,12 +206,12 @@ class TranslationRun(Run):
         hypotheses = decode(self.data.subwords, subwords)
         text = self.decoding.with_suffix(f".{self.target}.txt")
         text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
-        averaged = self.checkpoint.with_suffix(".json")
+        noted = self.checkpoint.with_suffix(".json")
         write_json(
             self.decoding,
             {
                 "decoding_seconds": seconds,
-                "checkpoints": read_json(averaged) if averaged.is_file() else 1,
+                "checkpoints": read_json(noted) if noted.is_file() else self.inputs,
                 "hypotheses": hypotheses,
             },
         )
