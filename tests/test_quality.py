@@ -506,6 +506,17 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
     assert len({run["benchmark"] for run in read([folder])}) == 2  # by their sweeps
 
 
+def test_equal_time_alone_trains_no_seeds_at_equal_updates(benchmark_run, tmp_path):
+    benchmark_run("--views", "time", "--lrs", "1e-3")
+    lines = read([tmp_path / "quality-en-de"])
+    assert sorted((run["model"], run["seed"], run["updates"]) for run in lines) == [
+        ("4r4", 1, 4), ("4r4", 1, 6), ("4r4", 2, 6), ("dense", 1, 4), ("dense", 2, 4)
+    ]  # fmt: skip
+    text, _ = render(lines)
+    assert rows(text, "Equal updates")["PHM n=4, R=4"]["runs"] == "1"
+    assert rows(text, "Equal time")["PHM n=4, R=4"]["updates"] == "6"
+
+
 def test_flags_of_phm_layers_join_the_benchmark(benchmark_run, tmp_path, monkeypatch):
     """The dense model has none of them, and is not trained again."""
     trained = []
