@@ -13,10 +13,11 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import torch
 from torch import Tensor
 
-from .checkpoint import find_rules, read_checkpoint, updates_of
+from .checkpoint import read_checkpoint, updates_of
 from .errors import DataError, one_line
 from .functional import kronecker_sum
 from .nearest import resembling
+from .shared_rules import find_rules
 
 MEANS = ("factors", "weights")
 """Mean of rules and of blocks, or of the weights H that they make."""

@@ -20,27 +20,22 @@ from typing import (
     Sequence,
     Tuple,
     Type,
-    Union,
 )
 
 import torch
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGISTRY
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from .errors import DataError
 from .fairseq_compat import BETTER_TRANSFORMER_COPIES
-from .models.architectures import writable
 from .models.base import PREFIX, PHMModel
 from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
 from .modules.linear import PHMLinearRows
 from .nearest import nearest_blocks, nearest_cp, nearest_rule, rearrange, relative_error
-from .rebuild import BAD_MODEL, Vocabularies, vocabulary_sizes
+from .rebuild import BAD_MODEL, Vocabularies, model_args, vocabulary_sizes
 from .spec import RULE_FACTORS, RULES
 from .substitution import count_parameters
 
-Arguments = Union[Namespace, DictConfig]
-SECTIONS = ("encoder", "decoder")
 ATTENTION_DIM = PREFIX + "attention_dim"
 LM = PREFIX + "transformer_lm"
 
@@ -113,8 +108,8 @@ def compress(checkpoint: Dict[str, Any], options: Mapping[str, Any]) -> Compress
         if key.rpartition(".")[2] not in BETTER_TRANSFORMER_COPIES
     }
     _refuse_phm(state)
-    stored = _arguments(checkpoint)
-    name, architecture = _phm_model(stored)
+    stored = model_args(checkpoint)
+    name, architecture = _phm_model(stored.arch)
     if name == LM and not getattr(stored, "decoder_normalize_before", True):
         raise DataError(
             f"its layers normalize after, those of {name} before: train it with "
@@ -202,30 +197,13 @@ def _refuse_phm(state: Mapping[str, Tensor]) -> None:
             raise DataError("is a PHM checkpoint already; compress takes a dense one")
 
 
-def _arguments(checkpoint: Mapping[str, Any]) -> Arguments:
-    """Return the model's options: a copy of the Namespace or of hydra's section.
-
-    Raises:
-        DataError: there are none.
-    """
-    found = checkpoint.get("args")
-    if found is None:
-        found = (checkpoint.get("cfg") or {}).get("model")
-    if isinstance(found, Namespace):
-        return copy.deepcopy(found)
-    if not found:
-        raise DataError("has neither args nor cfg.model: which model is it?")
-    return OmegaConf.create(dict(found), flags={"allow_objects": True})
-
-
-def _phm_model(stored: Arguments) -> Tuple[str, str]:
+def _phm_model(given: str) -> Tuple[str, str]:
     """Return the names of the PHM model and of its architecture of the same size."""
-    given = getattr(stored, "arch", None) or getattr(stored, "_name", None) or ""
     model = ARCH_MODEL_NAME_REGISTRY.get(given, given)
     name = model if model.startswith(PREFIX) else PREFIX + model
     kind = MODEL_REGISTRY.get(name)
     if not (isinstance(kind, type) and issubclass(kind, PHMModel)):
-        raise DataError(f"there is no PHM model of {model or 'a model without a name'}")
+        raise DataError(f"there is no PHM model of {model}")
     if not hasattr(kind, "substitution"):
         raise DataError(f"compress does not know how to change a {model}")
     same = re.sub("^(phm_|quaternion_)?", PREFIX, given)
@@ -233,7 +211,7 @@ def _phm_model(stored: Arguments) -> Tuple[str, str]:
 
 
 def _phm_options(
-    name: str, options: Mapping[str, Any], stored: Arguments
+    name: str, options: Mapping[str, Any], stored: Namespace
 ) -> Dict[str, Any]:
     """Return all options ``phm_...`` of the model, defaults filled in."""
     config = MODEL_REGISTRY[name].config()
@@ -248,38 +226,21 @@ def _phm_options(
     return {one: getattr(config, one) for one in names}
 
 
-def _set(stored: Arguments, name: str, chosen: Mapping[str, Any]) -> None:
-    """Make options those of a PHM model or architecture, in place."""
-    with writable(stored):
-        for option in ("arch", "_name"):
-            if getattr(stored, option, None) is not None:
-                setattr(stored, option, name)
-        for option, value in chosen.items():
-            setattr(stored, option, value)
-
-
 def _build(
-    name: str, stored: Arguments, chosen: Mapping[str, Any], state: Dict[str, Tensor]
+    name: str, stored: Namespace, chosen: Mapping[str, Any], state: Dict[str, Tensor]
 ) -> Tuple[nn.Module, nn.Module]:
     """Build the dense model, loaded, and a PHM model with all that is no PHM layer."""
     kind: Type[Any] = MODEL_REGISTRY[name]
-    _set(stored, name, chosen)
-    with writable(stored):
-        for stack in SECTIONS:  # files of embeddings, which the entries replace
-            if getattr(stored, f"{stack}_embed_path", None):
-                setattr(stored, f"{stack}_embed_path", None)
-            if isinstance(getattr(stored, stack, None), DictConfig):
-                stored[stack].embed_path = None
     plain = kind.config()
     without = {one: getattr(plain, one) for one in chosen if one != ATTENTION_DIM}
-    _set(stored, name, {**without, "phm_n": 1})
+    vars(stored).update({**chosen, **without, "phm_n": 1})
     sizes = vocabulary_sizes(state)
     if None in sizes:
         raise DataError("there are no embeddings in the checkpoint")
-    dense = kind.build_model(copy.deepcopy(stored), Vocabularies(*sizes))
+    dense = kind.build_model(copy.copy(stored), Vocabularies(*sizes))
     dense.load_state_dict(dict(state))
     _unwrap(dense)
-    _set(stored, name, chosen)
+    vars(stored).update(chosen)
     options = kind.configure(stored).phm_options()
     return dense, kind.substitution(copy.deepcopy(dense), **options)
 
@@ -346,17 +307,19 @@ def _renamed(
     made = dict(checkpoint)
     made.pop("last_optimizer_state", None)
     if made.get("args") is not None:
-        made["args"] = copy.deepcopy(made["args"])
-        _set(made["args"], name, chosen)
+        made["args"] = _changed(made["args"], name, chosen)
     if made.get("cfg") and made["cfg"].get("model"):
-        made["cfg"] = copy.deepcopy(made["cfg"])
-        model = made["cfg"]["model"]
-        if isinstance(model, dict):
-            named = {one: name for one in ("arch", "_name") if model.get(one)}
-            model.update({**named, **chosen})
-        else:
-            _set(model, name, chosen)
+        model = _changed(made["cfg"]["model"], name, chosen)
+        made["cfg"] = {**made["cfg"], "model": model}
     if isinstance(made.get("extra_state"), dict):
         extra = made["extra_state"].items()
         made["extra_state"] = {k: v for k, v in extra if not k.startswith("ema")}
     return made
+
+
+def _changed(options: Any, name: str, chosen: Mapping[str, Any]) -> Any:
+    """Return a copy of a namespace or a dictionary, for that PHM architecture."""
+    found = dict(options if isinstance(options, Mapping) else vars(options))
+    named = {one: name for one in ("arch", "_name") if found.get(one)}
+    found.update({**named, **chosen})
+    return found if isinstance(options, Mapping) else Namespace(**found)

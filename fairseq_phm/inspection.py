@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .algebras import Match, nearest_algebra, random_distance, similarity, span
-from .checkpoint import find_rules, name_of, parent_of, without_fusion
+from .checkpoint import name_of, options_of, parent_of
 from .errors import DataError
 from .functional import ALGEBRAS, cp_rule, make_rule
 from .functional.weight import low_rank_blocks
+from .shared_rules import find_rules, without_fusion
 
 
 class Rule(NamedTuple):
@@ -90,7 +91,7 @@ def inspect(checkpoint: Mapping[str, Any]) -> Inspection:
         raise DataError(problem)
     if not found:
         raise DataError("has no PHM layers: there is nothing to inspect")
-    options = _options(checkpoint)
+    options = options_of(checkpoint, "model")
     frozen = options.get("phm_freeze_rule")  # then each layer has the rule
     rules: Dict[Any, Rule] = {}
     layers = []
@@ -179,16 +180,6 @@ def _matches(rules: List[Rule]) -> List[Match]:
 def _alike(rules: List[Rule], n: int) -> Tensor:
     spans = [span(one.rule) for one in rules if one.n == n]
     return torch.tensor([[similarity(one, other) for other in spans] for one in spans])
-
-
-def _options(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return the options of the model, as far as the checkpoint has them."""
-    found = checkpoint.get("args")
-    if found is None:
-        found = (checkpoint.get("cfg") or {}).get("model")
-    if found is None:
-        return {}
-    return dict(found) if hasattr(found, "items") else vars(found)
 
 
 def _moves(

@@ -8,16 +8,13 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-import torch
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import infer_language_pair
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY, build_model
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from .checkpoint import dense_state
+from .checkpoint import options_of
 from .errors import DataError, one_line
 from .tasks.classification import TASK
 
@@ -125,22 +122,13 @@ def build(
 def model_args(checkpoint: Mapping[str, Any]) -> argparse.Namespace:
     """Return the options of a checkpoint's model, flat and with ``arch``.
 
-    They are under ``args`` in old checkpoints, and under ``cfg`` in new ones: a
-    namespace after ``fairseq-train``, a dictionary after ``fairseq-hydra-train``.
-
     Raises:
         DataError: there are none, or the architecture is unknown.
     """
-    cfg = checkpoint.get("cfg") or {}
-    held = checkpoint.get("args") or (cfg.get("model") if isinstance(cfg, dict) else 0)
-    if isinstance(held, argparse.Namespace):
-        options = dict(vars(held))
-    elif isinstance(held, dict):
-        options = _flat(held)
-        criterion = (cfg.get("criterion") or {}).get("_name")
-        options.setdefault("criterion", criterion)
-    else:
+    options = _flat(options_of(checkpoint, "model"))
+    if not options:
         raise DataError("no options of a model in the checkpoint")
+    options.setdefault("criterion", options_of(checkpoint, "criterion").get("_name"))
     arch = options.get("arch") or options.get("_name")
     if arch not in ARCH_MODEL_NAME_REGISTRY and arch not in MODEL_REGISTRY:
         raise DataError(f"unknown architecture {arch!r}")
@@ -224,11 +212,10 @@ def load_dictionary(path: Path) -> Dictionary:
 
 def task_options(checkpoint: Mapping[str, Any]) -> Dict[str, Any]:
     """Return the options of the task, with its name as ``_name``."""
+    options = options_of(checkpoint, "task")
     if checkpoint.get("args") is not None:
-        options = dict(vars(checkpoint["args"]))
-        return {**options, "_name": options.get("task", "translation")}
-    task = (checkpoint.get("cfg") or {}).get("task") or {}
-    return dict(vars(task) if isinstance(task, argparse.Namespace) else task)
+        options["_name"] = options.get("task", "translation")
+    return options
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -241,123 +228,7 @@ def is_phm(rebuilt: Rebuilt) -> bool:
     return model_name(rebuilt.args).startswith(PREFIX)
 
 
-def densified(rebuilt: Rebuilt) -> Rebuilt:
-    """Return fairseq's own model with the weights H of a PHM model.
-
-    Raises:
-        DataError: a model that is not PHM, or without a counterpart in fairseq.
-    """
-    name = model_name(rebuilt.args)
-    if not name.startswith(PREFIX):
-        raise DataError(f"a dense model, {rebuilt.args.arch}: there is nothing to do")
-    stock = name[len(PREFIX) :]
-    if stock not in MODEL_REGISTRY:
-        raise DataError(f"{name} has no counterpart in fairseq")
-    for module in rebuilt.model.modules():
-        q = getattr(module, "q_proj", None)
-        if q is not None and q.out_features != module.out_proj.out_features:
-            raise DataError(
-                f"--phm-attention-dim {q.out_features} is not the width of the "
-                "embeddings: fairseq's attention has no such width"
-            )
-    options = {k: v for k, v in vars(rebuilt.args).items() if not _is_phm(k)}
-    options.update(arch=stock, _name=stock)
-    if options.get("base_shuffle") is False:
-        options["base_shuffle"] = 0  # fairseq's default for it is no number
-    state = dense_state(rebuilt.model)
-    return build(argparse.Namespace(**options), rebuilt.source, rebuilt.target, state)
-
-
-def _is_phm(option: str) -> bool:
-    return option.startswith(PREFIX)
-
-
 def longest(model: nn.Module) -> int:
     """Return how many tokens a sentence of a model can have."""
     positions = model.max_positions()
     return min(positions) if isinstance(positions, tuple) else positions
-
-
-@torch.no_grad()
-def largest_difference(one: Rebuilt, other: Rebuilt, seed: int = 1) -> float:
-    """Return the largest difference of log-probabilities for random sentences.
-
-    It is not a number where one of them is none.
-
-    Args:
-        one, other: models in eval mode with the same vocabularies.
-        seed: of the sentences, four with 3 to 12 tokens, if they can be so long.
-    """
-    random = torch.Generator().manual_seed(seed)
-    worst = []
-    for length in sorted({min(length, longest(one.model)) for length in (3, 5, 8, 12)}):
-        source = torch.randint(4, one.source, (1, length), generator=random)
-        source[0, -1] = 2  # the end of a sentence
-        target = torch.randint(4, one.target, (1, length), generator=random)
-        target[0, 0] = 2
-        inputs = (source, torch.tensor([length]), target)
-        if not hasattr(one.model, "encoder"):
-            inputs = (target,)
-        scores = []
-        for rebuilt in (one, other):
-            output = rebuilt.model(*inputs)[0]
-            if output.size(-1) == one.target:  # else features, with adaptive softmax
-                output = output.log_softmax(-1)
-            scores.append(output)
-        worst.append((scores[0] - scores[1]).abs().max())
-    return float(torch.stack(worst).max())
-
-
-def stock_checkpoint(
-    checkpoint: Mapping[str, Any], dense: Rebuilt, namespace: bool = False
-) -> Dict[str, Any]:
-    """Return a checkpoint of a dense model, without the state of its training.
-
-    Args:
-        checkpoint: of the PHM model: task, updates and all but the model are of it.
-        dense: of :func:`densified`.
-        namespace: the options are a namespace under ``args``, as old fairseq writes
-            and other programs read them, and not a dictionary under ``cfg``, which
-            ``torch.load`` reads without a list of allowed types.
-    """
-    options = dict(vars(dense.args))
-    cfg = _cfg(checkpoint, options)
-    made = {
-        "args": None,
-        "cfg": {**cfg, "model": options},
-        "model": dense.model.state_dict(),
-        "optimizer_history": _history(checkpoint),
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-    }
-    if namespace:
-        task = task_options(checkpoint)
-        task["task"] = task.pop("_name", "translation")
-        others = {k: v for k, v in task.items() if not _is_phm(k)}
-        options = {**others, **options, "task": task["task"], "user_dir": None}
-        made["args"] = argparse.Namespace(**options)
-        made["cfg"] = None
-    return made
-
-
-def _history(checkpoint: Mapping[str, Any]) -> List[Dict[str, Any]]:
-    """Return the last entry of the optimizers' history, with all that fairseq reads."""
-    last = (checkpoint.get("optimizer_history") or [{}])[-1]
-    defaults = {
-        "criterion_name": "",
-        "optimizer_name": "",
-        "lr_scheduler_state": {},
-        "num_updates": 0,
-    }
-    return [{**defaults, **last}]
-
-
-def _cfg(checkpoint: Mapping[str, Any], options: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the configuration of the training; the plugin is not named in it."""
-    cfg = checkpoint.get("cfg")
-    if checkpoint.get("args") is not None:
-        made = convert_namespace_to_omegaconf(argparse.Namespace(**options))
-        made.model = None
-        cfg = OmegaConf.to_container(made, resolve=True, enum_to_str=True)
-    cfg = dict(cfg or {})
-    cfg["common"] = {**(cfg.get("common") or {}), "user_dir": None}
-    return cfg

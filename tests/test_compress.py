@@ -376,7 +376,10 @@ def change(path, **entries):
         (lambda path: compress(path, "--n", 2)[0].rename(path), "PHM checkpoint alr"),
         (lambda path: path.write_text("none"), "no checkpoint: "),
         (lambda path: path.unlink(), "No such file"),
-        (lambda path: change(path, args=None), "has neither args nor cfg.model"),
+        (
+            lambda path: change(path, args=None),
+            "no options of a model in the checkpoint",
+        ),
         (
             lambda path: change(path, args=argparse.Namespace(arch="fconv")),
             "there is no PHM model of fconv",

@@ -16,9 +16,10 @@ from fairseq.modules import MultiheadAttention
 from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_phm import PHMLinear
+from fairseq_phm.densify import densified
 from fairseq_phm.fairseq_compat import leave_better_transformer
 from fairseq_phm.modules.factors import FACTORS
-from fairseq_phm.rebuild import build, densified
+from fairseq_phm.rebuild import build
 from fairseq_phm.substitution import find_projections
 
 VARIANTS = {

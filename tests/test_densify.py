@@ -18,8 +18,9 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from forked import python
 
 from fairseq_phm import DataError
-from fairseq_phm.checkpoint import dense_state, read_checkpoint
+from fairseq_phm.checkpoint import read_checkpoint
 from fairseq_phm.commands import main
+from fairseq_phm.densify import dense_state
 from fairseq_phm.modules import PHMLSTM, PHMLinear
 
 TRANSFORMER = [
@@ -329,7 +330,8 @@ def test_dense_state_of_single_layers():
 
 
 def test_classifiers_have_no_counterpart():
-    from fairseq_phm.rebuild import Rebuilt, densified
+    from fairseq_phm.densify import densified
+    from fairseq_phm.rebuild import Rebuilt
 
     args = argparse.Namespace(arch="phm_lstm_classifier")
     assert args.arch in ARCH_MODEL_REGISTRY

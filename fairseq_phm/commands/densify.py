@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     from ..files import refuse_existing
 
     require_fairseq("densify")
-    from ..rebuild import stock_checkpoint
+    from ..densify import stock_checkpoint
 
     refuse_existing(options.output, options.force, options.input)
     checkpoint = read_checkpoint(options.input)
@@ -68,7 +68,8 @@ def compared(
     Raises:
         DataError: no dense counterpart, or one whose scores differ.
     """
-    from ..rebuild import densified, largest_difference, rebuild
+    from ..densify import densified, largest_difference
+    from ..rebuild import rebuild
 
     rebuilt = rebuild(checkpoint, path, data)
     try:

@@ -9,11 +9,11 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
+from ..densify import densified
 from ..errors import DataError
 from ..rebuild import (
     Rebuilt,
     Vocabularies,
-    densified,
     dictionary_paths,
     is_phm,
     load_dictionary,

@@ -11,8 +11,9 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoint import write_checkpoint
+from ..densify import stock_checkpoint
 from ..errors import DataError
-from ..rebuild import load_dictionary, stock_checkpoint
+from ..rebuild import load_dictionary
 from . import QUANTIZATIONS, needs
 from .source import BEAM, Source, log_probabilities, translate
 

@@ -10,8 +10,9 @@ from typing import Any, Dict
 
 from torch import Tensor, nn
 
+from ..densify import largest_difference
 from ..errors import DataError, one_line
-from ..rebuild import Rebuilt, build, largest_difference
+from ..rebuild import Rebuilt, build
 from . import needs
 from .source import Source
 

@@ -12,12 +12,12 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from ..checkpoint import fit_shared_rules, untie_different_rules
 from ..errors import show_data_errors_in_one_line
 from ..functional import ALGEBRAS, multiplication_rule
 from ..mismatch import check_named_rule, flags_of, mismatch
 from ..modules import PHMEmbedding
 from ..modules.lstm import GATES
+from ..shared_rules import fit_shared_rules, untie_different_rules
 from ..spec import PHMSpec
 from ..substitution.scopes import DEFAULT_SHARE_RULE, FORMER_NAMES, SHARE_RULE
 from .architectures import writable

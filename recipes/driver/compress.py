@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Namespace
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,8 +44,6 @@ from .translation import LONGEST, TranslationRun, training_flags
 
 DENSE_MODEL, COMPRESSED, TRAINED_ON, DISTILLED, FROM_SCRATCH = WAYS
 PHM = "--phm-"
-PARTS = ("criterion", "task")
-"""Of a configuration."""
 LOSS = ("label_smoothed_cross_entropy", 0.1)
 NOT_OF_WEIGHTS = ("--phm-rule-lr",)
 """Flags of a PHM model that say nothing of what its weights can be."""
@@ -458,7 +455,7 @@ def updates_of_dense(checkpoint: Path, data: Data) -> int:
         RunError: it is no checkpoint, or one of other subwords or another loss.
     """
     from fairseq_phm import DataError
-    from fairseq_phm.checkpoint import read_checkpoint, updates_of
+    from fairseq_phm.checkpoint import options_of, read_checkpoint, updates_of
     from fairseq_phm.rebuild import load_dictionary, vocabulary_sizes
 
     try:
@@ -474,8 +471,7 @@ def updates_of_dense(checkpoint: Path, data: Data) -> int:
             f"{checkpoint}: has vocabularies of {vocabulary_sizes(found['model'])} "
             f"subwords, the data {sizes}: --vocab-size?"
         )
-    cfg = found.get("cfg") or {}
-    criterion, task = (_values(found.get("args") or cfg.get(k)) for k in PARTS)
+    criterion, task = options_of(found, "criterion"), options_of(found, "task")
     name = criterion.get("_name") or criterion.get("criterion")
     smoothing = criterion.get("label_smoothing")
     if (name, smoothing) != LOSS:
@@ -488,10 +484,6 @@ def updates_of_dense(checkpoint: Path, data: Data) -> int:
         if other.is_file() and other.read_bytes() != file.read_bytes():
             raise RunError(f"{checkpoint}: trained with other subwords, {other}")
     return updates_of(found)
-
-
-def _values(options: Any) -> Dict[str, Any]:
-    return dict(vars(options) if isinstance(options, Namespace) else options or {})
 
 
 if __name__ == "__main__":
