@@ -21,7 +21,9 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 from forked import python
 
-from fairseq_phm import PHMTransformerModel
+from fairseq_phm import PHMLinear, PHMTransformerModel
+from fairseq_phm.modules.factors import FACTORS
+from fairseq_phm.substitution import find_projections
 
 if not torch.cuda.is_available():  # before anything imports triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -93,6 +95,19 @@ def tiny_transformer(task, arch="phm_transformer", seed=0, **options):
     args = argparse.Namespace(**{**TINY, **options})
     ARCH_CONFIG_REGISTRY[arch](args)
     return PHMTransformerModel.build_model(args, task)
+
+
+def with_weights(model):
+    """Entries of a PHM model with the weight H of each layer in place of its factors.
+
+    Made apart from the product's own, which the tests compare with it.
+    """
+    state = model.state_dict()
+    for found in find_projections(model, types=(PHMLinear,)):
+        for name in FACTORS:
+            state.pop(f"{found.path}.{name}", None)
+        state[f"{found.path}.weight"] = found.module.weight.detach().clone()
+    return state
 
 
 def padded_batch(task, sources=((5, 6, 7, 8, 9), (12, 13, 14), (10, 11))):

@@ -9,6 +9,7 @@ from conftest import (
     assert_same_hypotheses,
     padded_batch,
     tiny_transformer,
+    with_weights,
 )
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer import TransformerModel
@@ -18,7 +19,6 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq_phm import PHMLinear
 from fairseq_phm.densify import densified
 from fairseq_phm.fairseq_compat import leave_better_transformer
-from fairseq_phm.modules.factors import FACTORS
 from fairseq_phm.rebuild import build
 from fairseq_phm.substitution import find_projections
 
@@ -46,12 +46,7 @@ def dense_twin(model, task, **options):
     ARCH_CONFIG_REGISTRY["transformer"](args)
     twin = TransformerModel.build_model(args, task)
     leave_better_transformer(twin)
-    state = model.state_dict()
-    for found in find_projections(model, types=(PHMLinear,)):
-        for name in FACTORS:
-            state.pop(f"{found.path}.{name}", None)
-        state[f"{found.path}.weight"] = found.module.weight.detach().clone()
-    twin.load_state_dict(state)
+    twin.load_state_dict(with_weights(model))
     return twin
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT, hydra_train, run
+from conftest import ROOT, hydra_train, run, with_weights
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.transformer_lm import TransformerLanguageModel
 from fairseq.sequence_generator import SequenceGenerator
@@ -14,8 +14,6 @@ from forked import python
 from torch import nn
 
 from fairseq_phm import PHMLinear, PHMTransformerLanguageModel, count_parameters
-from fairseq_phm.modules.factors import FACTORS
-from fairseq_phm.substitution import find_projections
 
 TINY = dict(
     decoder_embed_dim=32,
@@ -62,12 +60,7 @@ def dense_twin(model, task, **options):
     fields.max_target_positions, fields.tpu = args.tokens_per_sample, False
     fields.add_bos_token = False
     twin = TransformerLanguageModel.build_model(fields, task)
-    state = model.state_dict()
-    for found in find_projections(model, types=(PHMLinear,)):
-        for name in FACTORS:
-            state.pop(f"{found.path}.{name}", None)
-        state[f"{found.path}.weight"] = found.module.weight.detach().clone()
-    twin.load_state_dict(state)
+    twin.load_state_dict(with_weights(model))
     return twin
 
 
