@@ -57,14 +57,20 @@ def __dir__() -> List[str]:
 
 def require_fairseq(name: str) -> None:
     """Raise ImportError, in one line with the command to run, without fairseq."""
-    if not util.find_spec("fairseq"):
+    if not has_fairseq():
         raise ImportError(
             f"fairseq_phm.{name} needs fairseq: pip install 'fairseq_phm[fairseq]' "
             "(or, in a clone, pip install '.[fairseq]')"
         )
 
 
-if util.find_spec("fairseq"):
+def has_fairseq() -> bool:
+    """Return True if there is a fairseq; a folder of that name may be in the way."""
+    spec = util.find_spec("fairseq")
+    return bool(spec and spec.origin)
+
+
+if has_fairseq():
     from .fairseq_compat import prepare_fairseq
 
     prepare_fairseq(__name__)

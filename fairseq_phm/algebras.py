@@ -65,13 +65,9 @@ def known_algebras(n: int) -> Dict[str, Tensor]:
 
 def _matrices(root: int) -> Tensor:
     """Make the rule of square matrices: e_ab e_bd = e_ad."""
-    n = root * root
-    rule = torch.zeros(n, n, n)
-    for a in range(root):
-        for b in range(root):
-            for d in range(root):
-                rule[a * root + b, a * root + d, b * root + d] = 1
-    return rule
+    eye = torch.eye(root)
+    rule = torch.einsum("ax,by,dz->abxdyz", eye, eye, eye)  # i = ab, p = xd, q = yz
+    return rule.reshape(root**2, root**2, root**2)
 
 
 def span(rule: Tensor) -> Tensor:
@@ -95,9 +91,7 @@ def similarity(first: Tensor, second: Tensor) -> float:
     return float((first @ second.t()).square().sum() / len(first))
 
 
-def nearest_algebra(
-    rules: Sequence[Tensor], starts: int = STARTS, seed: int = 1
-) -> Sequence[Match]:
+def nearest_algebra(rules: Sequence[Tensor]) -> Sequence[Match]:
     """Find the known algebra nearest to each rule of one n, up to a change of basis.
 
     The distance |A - B| of the rules, with orthonormal A_i and B_i and divided by
@@ -107,15 +101,13 @@ def nearest_algebra(
 
     Args:
         rules: (n, n, n) each.
-        starts: of the search.
-        seed: of the random starts.
     """
     n = rules[0].size(0)
     flat = span(torch.stack(list(rules)))
     best: Dict[int, Match] = {}
     for name, table in known_algebras(n).items():
         table = table.double()
-        distances, turned = _turn(flat, table / table[0].norm(), starts, seed)
+        distances, turned = _turn(flat, table / table[0].norm())
         for i, distance in enumerate(distances.tolist()):
             if i not in best or distance < best[i].distance - 1e-6:
                 scaled = turned[i] * table[0].norm()
@@ -130,16 +122,16 @@ def random_distance(n: int, count: int = 4) -> float:
     return sum(one.distance for one in nearest_algebra(list(rules))) / count
 
 
-def _turn(flat: Tensor, table: Tensor, starts: int, seed: int) -> Tuple[Tensor, Tensor]:
+def _turn(flat: Tensor, table: Tensor) -> Tuple[Tensor, Tensor]:
     """Turn rules to an algebra: distances (rules,), turned rules (rules, n, n, n).
 
     P, Q and R, as rotations ``left`` and ``right`` and as ``mix``, maximise the sum of
     <P' (sum_j R_ji A_j) Q, B_i>.
     """
-    count, n = len(flat), len(table)
+    count, n, starts = len(flat), len(table), STARTS
     A = flat.view(count, 1, n, n, n).expand(count, starts, n, n, n)
     B = table.expand(count, starts, n, n, n)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     left = _rotations(starts, n, generator).expand(count, starts, n, n)
     right = _rotations(starts, n, generator).expand(count, starts, n, n)
     before = torch.full((count,), -1.0, dtype=torch.float64)

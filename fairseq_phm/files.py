@@ -59,15 +59,21 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     try:
         partial.mkdir()
         yield partial
-        if final.exists():
-            os.replace(final, former)
-        os.replace(partial, final)
-        _remove(former)
+        try:
+            if final.exists():
+                os.replace(final, former)
+            os.replace(partial, final)
+        except BaseException:  # an interruption, too
+            if former.exists() and not final.exists():
+                os.replace(former, final)
+            raise
     except (OSError, RuntimeError) as error:
         raise DataError(f"{path}: {_reason(error, path)}") from None
     finally:
         with suppress(OSError):
             _remove(partial)
+    with suppress(OSError):  # the new folder is there
+        _remove(former)
 
 
 def refuse_existing(output: Path, force: bool, *inputs: Path) -> None:

@@ -106,22 +106,17 @@ def inspect(checkpoint: Mapping[str, Any]) -> Inspection:
         )
         same.layers.extend(names)
         layers += [Layer(*pair) for pair in zip(names, _spectra(rule, state, blocks))]
-    return _measure(list(rules.values()), layers, options, checkpoint["model"])
-
-
-def _measure(
-    rules: List[Rule],
-    layers: List[Layer],
-    options: Mapping[str, Any],
-    model: Mapping[str, Tensor],
-) -> Inspection:
-    matches = _matches(rules)
-    alike = {n: _alike(rules, n) for n in sorted({one.n for one in rules})}
-    rank = max((value.size(1) for key, value in model.items() if _is_v(key)), default=0)
-    start, moves = _moves(rules, options, rank)
-    frozen = options.get("phm_freeze_rule")
+    shared = list(rules.values())
+    matches = _matches(shared)
+    alike = {n: _alike(shared, n) for n in sorted({one.n for one in shared})}
+    model = checkpoint["model"]
+    ranks = [value.size(1) for key, value in model.items() if name_of(key) == "rule_v"]
+    rank = max(ranks, default=0)
+    start, moves = _moves(shared, options, rank)
     random = {n: random_distance(n) for n in alike}
-    return Inspection(rules, layers, matches, random, alike, moves, start, frozen, rank)
+    return Inspection(
+        shared, layers, matches, random, alike, moves, start, frozen, rank
+    )
 
 
 def full_factors(model: Mapping[str, Tensor]) -> Dict[str, Tensor]:
@@ -141,17 +136,13 @@ def full_factors(model: Mapping[str, Tensor]) -> Dict[str, Tensor]:
 
         if name in ("rule", "blocks"):
             full[called + name] = value.float()
-        elif _is_v(key):
+        elif name == "rule_v":
             u, v, w = (factor(one) for one in ("rule_u", "rule_v", "rule_w"))
             full[called + "rule"] = cp_rule(u, v, w)
         elif name == "blocks_u":
             blocks = low_rank_blocks(value.float(), factor("blocks_v"))
             full[called + "blocks"] = blocks
     return full
-
-
-def _is_v(key: str) -> bool:
-    return name_of(key) == "rule_v"
 
 
 def _spectra(
@@ -196,5 +187,6 @@ def _moves(
         off = float((one.rule - start).norm() / start.norm())
         kept = similarity(span(one.rule), span(start))
         moves.append(Move(one.name, off, max(0.0, 1 - kept)))
-    kind = "of an associative algebra" if name == "learned" else f"of the {name}s"
+    many = "complex numbers" if name == "complex" else f"{name}s"
+    kind = "of an associative algebra" if name == "learned" else f"of the {many}"
     return f"as the rule {kind}", sorted(moves, key=lambda one: -one.entries)

@@ -98,7 +98,8 @@ def flags_of(state: Mapping[str, Tensor]) -> Dict[str, str]:
             for path, one in attention.items()
             if name_of(path) == "out_proj" and one.inputs != one.out
         ]
-        flags["width of attention"] = _option("--phm-attention-dim", wide[:1])
+        width = f"--phm-attention-dim {wide[0]}" if wide else "no --phm-attention-dim"
+        flags["width of attention"] = width
         parents = {parent_of(path) for path in attention}
         fused = any(f"{parent}.v_proj" not in attention for parent in parents)
         flags["fusion"] = "--phm-fuse-qkv" if fused else "no --phm-fuse-qkv"
@@ -117,10 +118,6 @@ def flags_of(state: Mapping[str, Tensor]) -> Dict[str, str]:
         replaced = "" if max(output) > 1 else "no "
         flags["output projections"] = f"{replaced}--phm-output-projections"
     return flags
-
-
-def _option(flag: str, values: List[int]) -> str:
-    return f"{flag} {values[0]}" if values else f"no {flag}"
 
 
 def _n(layers: Mapping[str, Layer]) -> str:

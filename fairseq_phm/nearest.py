@@ -11,7 +11,7 @@ Weights that share a rule stand side by side, as one rearranged weight.
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ EXACT_SEARCH, SHORT_SEARCH = (8, 300), (1, 60)
 the weights are a sum of n products, and where more than the rule is lost."""
 MOST = 150
 """Numbers of a rule's factors, 3 n R, that this decomposition is tried for."""
+CP_STARTS = 4
+"""Of the search for a rule of CP rank R."""
 
 
 def rearrange(weight: Tensor, n: int) -> Tensor:
@@ -102,12 +104,7 @@ class CPFit(NamedTuple):
     errors: List[float]
 
 
-def nearest_cp(
-    parts: Tensor,
-    like: Tuple[Tensor, Tensor, Tensor],
-    starts: int = 4,
-    generator: Optional[torch.Generator] = None,
-) -> CPFit:
+def nearest_cp(parts: Tensor, like: Tuple[Tensor, Tensor, Tensor]) -> CPFit:
     """Find a rule of CP rank R and blocks whose sum is near: a local optimum.
 
     H = sum_r kron(v_r w_r', T_r) with T_r = sum_i u[i, r] S_i. Alternating least
@@ -122,17 +119,15 @@ def nearest_cp(
     Args:
         parts: rearranged weights, (n^2, m).
         like: factors u, v, w (n, R) whose norms the result has; u is kept for R <= n.
-        starts: how many.
-        generator: source of random numbers; default: one with a fixed seed.
     """
     u, v, w = like
     n, rank = u.shape
-    generator = generator or torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     left, s, right = torch.linalg.svd(parts, full_matrices=False)
     core = (left * s).view(n, n, -1)
     found: List[Tuple[Tensor, Tensor, Tensor, List[float]]] = []
-    for start in range(starts):
-        if start == starts - 1:
+    for start in range(CP_STARTS):
+        if start == CP_STARTS - 1:
             first = v, w
         elif start == 0 and n < rank and 3 * n * rank <= MOST:
             lost = (s[n:].norm() / s.norm()).item() if s[0] else 0.0

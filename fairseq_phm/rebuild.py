@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
@@ -187,11 +188,11 @@ def dictionary_paths(
     task = task_options(checkpoint)
     folder = data or Path(str(task.get("data") or ".").split(":")[0])
     names = [task.get("source_lang"), task.get("target_lang")]
-    if not any(names) and folder.is_dir():
+    if not any(names) and os.path.isdir(folder):
         names = infer_language_pair(str(folder)) or []
     files = [f"dict.{name}.txt" for name in names if name] or ["dict.txt"]
     for name in files:
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             raise DataError(
                 f"{folder / name}: no such dictionary; --data names its folder"
             )

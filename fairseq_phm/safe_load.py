@@ -16,13 +16,6 @@ import torch
 
 from .fairseq_compat import allow_fairseq_checkpoints, torch_version
 
-TENSOR_FUNCTIONS = (
-    "_rebuild_tensor",
-    "_rebuild_tensor_v2",
-    "_rebuild_parameter",
-)
-"""Functions of ``torch._utils`` that rebuild tensors and parameters."""
-
 
 def safe_load(path: Path) -> Any:
     """Read a checkpoint onto the CPU; only tensors and plain values are made.
@@ -107,7 +100,7 @@ def _allowed() -> Dict[Tuple[str, str], Any]:
     }
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         allowed[module, "_reconstruct"] = reconstruct
-    for name in TENSOR_FUNCTIONS:
+    for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"):
         allowed["torch._utils", name] = getattr(torch._utils, name)
     for name, value in vars(torch).items():
         if isinstance(value, torch.dtype) or name.endswith("Storage"):

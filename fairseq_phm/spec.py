@@ -209,9 +209,8 @@ def check_rule_lr(rule_lr: float) -> float:
     Raises:
         ValueError: it is not a finite number above 0.
     """
-    if isinstance(rule_lr, bool) or not isinstance(rule_lr, Real):
-        raise ValueError(f"rule_lr must be a number above 0, got {rule_lr!r}")
-    if not 0 < rule_lr < math.inf:
+    number = isinstance(rule_lr, Real) and not isinstance(rule_lr, bool)
+    if not (number and 0 < rule_lr < math.inf):
         raise ValueError(f"rule_lr must be a number above 0, got {rule_lr!r}")
     return float(rule_lr)
 

@@ -57,6 +57,15 @@ def test_flags_of_a_model(command):
     assert code == 0 and "--phm-gates" in output
 
 
+def test_a_folder_that_cannot_be_searched_is_one_line(monkeypatch):
+    def refused(options):
+        raise PermissionError(13, "Permission denied", "secret/dict.txt")
+
+    monkeypatch.setattr("fairseq_phm.commands.flags.run", refused)
+    with pytest.raises(SystemExit, match="^error: secret/dict.txt: Permission denied$"):
+        main(["flags"])
+
+
 @pytest.mark.parametrize("arguments", [[], ["phm_lstm"], ["flags", "phm_lstm"]])
 def test_former_calls_of_the_module(arguments):
     done = python("-m", "fairseq_phm", *arguments, check=True)

@@ -71,6 +71,25 @@ def test_what_others_have_beside_it_stays(tmp_path):
     assert all((tmp_path / name / "thesis").exists() for name in others)
 
 
+def test_an_interrupted_replacement_leaves_the_former_folder(tmp_path, monkeypatch):
+    made = tmp_path / "m"
+    made.mkdir()
+    (made / "former").touch()
+    moves = []
+
+    def interrupted(source, target):
+        moves.append((Path(source).name, Path(target).name))
+        if len(moves) == 2:
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    monkeypatch.setattr(files.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), folder_written_whole(made) as folder:
+        (folder / "new").touch()
+    assert len(moves) == 3 and [one.name for one in made.iterdir()] == ["former"]
+    assert [one.name for one in tmp_path.iterdir()] == ["m"]
+
+
 def test_pipes_and_links_are_never_replaced(tmp_path):
     pipe, nothing, loop = (tmp_path / name for name in ("pipe", "nothing", "loop"))
     os.mkfifo(pipe)

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 
 import pytest
 import torch
 from conftest import ROOT
 
+import fairseq_phm
 from fairseq_phm import PHMLinear, count_parameters, substitute
 
 
@@ -50,6 +52,12 @@ def test_models_name_the_command_that_installs_fairseq(code):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ImportError: fairseq_phm.")
     assert "needs fairseq: pip install 'fairseq_phm[fairseq]'" in last
+
+
+def test_a_folder_called_fairseq_is_no_fairseq(monkeypatch):
+    spec = ModuleSpec("fairseq", None, is_package=True)  # of a namespace package
+    monkeypatch.setattr(fairseq_phm.util, "find_spec", lambda name: spec)
+    assert not fairseq_phm.has_fairseq()
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import argparse
 import os
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from typing import List, Optional
+
+from .. import has_fairseq
 
 COMMANDS = {
     "flags": "list the flags of a PHM model, which fairseq-train --help omits",
@@ -108,9 +109,11 @@ def run_command(
     except DataError as error:
         sys.exit(f"error: {error}")
     except ImportError as error:
-        if find_spec("fairseq"):
+        if has_fairseq():
             raise
         sys.exit(f"error: {error}")
+    except PermissionError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; nothing was written")
     except BrokenPipeError:  # as of | head

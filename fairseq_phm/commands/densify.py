@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
 
 from ..errors import DataError, one_line
 
@@ -43,11 +42,19 @@ def run(options: argparse.Namespace) -> None:
     from ..files import refuse_existing
 
     require_fairseq("densify")
-    from ..densify import stock_checkpoint
+    from ..densify import densified, largest_difference, stock_checkpoint
+    from ..rebuild import rebuild
 
     refuse_existing(options.output, options.force, options.input)
     checkpoint = read_checkpoint(options.input)
-    rebuilt, dense, difference = compared(checkpoint, options.input, options.data)
+    rebuilt = rebuild(checkpoint, options.input, options.data)
+    try:
+        dense = densified(rebuilt)
+    except (DataError, RuntimeError, ValueError) as error:
+        raise DataError(f"{options.input}: {one_line(error)}") from None
+    difference = largest_difference(rebuilt, dense)
+    if not difference <= TOLERANCE:
+        raise DataError(f"{options.input}: the dense scores differ by {difference:.1g}")
     namespace = options.options == "namespace"
     write_checkpoint(stock_checkpoint(checkpoint, dense, namespace), options.output)
     numbers = [
@@ -58,25 +65,3 @@ def run(options: argparse.Namespace) -> None:
         f"({numbers[0]:,} before), largest difference of log-probabilities "
         f"{difference:.1g}"
     )
-
-
-def compared(
-    checkpoint: Dict[str, Any], path: Path, data: Optional[Path] = None
-) -> Tuple[Any, Any, float]:
-    """Return the PHM model, the dense one, and their largest difference.
-
-    Raises:
-        DataError: no dense counterpart, or one whose scores differ.
-    """
-    from ..densify import densified, largest_difference
-    from ..rebuild import rebuild
-
-    rebuilt = rebuild(checkpoint, path, data)
-    try:
-        dense = densified(rebuilt)
-    except (DataError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path}: {one_line(error)}") from None
-    difference = largest_difference(rebuilt, dense)
-    if not difference <= TOLERANCE:
-        raise DataError(f"{path}: the dense scores differ by {difference:.1g}")
-    return rebuilt, dense, difference

@@ -165,16 +165,15 @@ def read_sentences(
     return found
 
 
-def random_sentences(vocabulary: int, most: int, count: int = 8) -> List[List[int]]:
-    """Return sentences of 3 to 12 random tokens that are no special symbols.
+def random_sentences(vocabulary: int, most: int) -> List[List[int]]:
+    """Return 8 sentences of 3 to 12 random tokens that are no special symbols.
 
     Args:
         vocabulary: its size.
         most: tokens that a sentence can have, its end included.
-        count: of sentences.
     """
     random = torch.Generator().manual_seed(1)
-    lengths = torch.randint(3, 13, (count,), generator=random)
+    lengths = torch.randint(3, 13, (8,), generator=random)
     lengths = lengths.clamp_max(most - 1).tolist()
     return [
         torch.randint(4, vocabulary, (length,), generator=random).tolist()
@@ -189,11 +188,11 @@ def sample(sentence: List[int]) -> Dict[str, Dict[str, Tensor]]:
     return {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
 
 
-def generator(rebuilt: Rebuilt, beam: int = BEAM) -> SequenceGenerator:
+def generator(rebuilt: Rebuilt) -> SequenceGenerator:
     """Return fairseq's beam search; a hypothesis has at most 2 n + 10 tokens."""
     words = Vocabularies(rebuilt.source, rebuilt.target).target_dictionary
     return SequenceGenerator(
-        [rebuilt.model], words, beam_size=beam, max_len_a=2, max_len_b=10
+        [rebuilt.model], words, beam_size=BEAM, max_len_a=2, max_len_b=10
     )
 
 

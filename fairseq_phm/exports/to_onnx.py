@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any, List, Tuple
@@ -79,7 +80,7 @@ def export(source: Source, folder: Path) -> str:
     """
     needs("onnx")
     runtime = needs("onnxruntime")
-    model = source.dense().model
+    model = copy.deepcopy(source.dense().model)  # which is changed
     if model.decoder.adaptive_softmax is not None:
         raise DataError(f"{source.path}: ONNX export knows no adaptive softmax")
     if any(layer.encoder_attn is None for layer in model.decoder.layers):

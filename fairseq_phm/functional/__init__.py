@@ -1,7 +1,5 @@
 """The mathematics of PHM layers: pure functions on tensors, no modules, no fairseq."""
 
-from typing import Any
-
 from .cp_rules import (
     cp_linear,
     cp_rule,
@@ -55,17 +53,9 @@ __all__ = [
     "times_rate",
 ]
 
-FORMER_NAMES = {
-    "bounded_rank_linear": cp_linear,
-    "bounded_rank_rule": cp_rule,
-    "exact_rule_factors": fast_products,
-    "make_rule_factors": make_cp_factors,
-    "random_rule_factors": random_cp_factors,
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Return a function by the name that it had before."""
-    if name in FORMER_NAMES:
-        return FORMER_NAMES[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Former names:
+bounded_rank_linear = cp_linear
+bounded_rank_rule = cp_rule
+exact_rule_factors = fast_products
+make_rule_factors = make_cp_factors
+random_rule_factors = random_cp_factors

@@ -101,19 +101,33 @@ def register_architectures(
 
 
 def _set(args: Any, set_size: Callable[[Any], None], common: Dict[str, Any]) -> None:
-    fill(args, common)
-    set_size(args)
-    if getattr(args, "bf16", False) and not find_spec("torch_xla"):
-        with writable(args):
+    with writable(args):
+        fill(args, common)
+        set_size(args)
+        if getattr(args, "bf16", False) and not find_spec("torch_xla"):
             args.tpu = False  # with --bf16 fairseq would train on a TPU
 
 
-def set_defaults(args: Any, defaults: Dict[str, Any]) -> None:
+def fill(args: Any, defaults: Mapping[str, Any]) -> None:
+    """Set those of ``defaults`` that options, writable ones, do not hold."""
+    for name, value in defaults.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+
+
+def writable(args: Any) -> ContextManager[Any]:
+    """Return a context in which new names can be set in a namespace or a DictConfig."""
+    return open_dict(args) if isinstance(args, DictConfig) else nullcontext()
+
+
+def phm_transformer(args: Any, defaults: Mapping[str, Any] = BASE) -> None:
     """Set the Transformer's options that ``args`` does not hold.
 
     Args:
         args: a namespace with flat names, or a hydra DictConfig, whose ``encoder``,
             ``decoder`` and ``quant_noise`` sections become flat names here.
+        defaults: one of :data:`SIZES`; the base size is 512/2048, 8 heads, 6 + 6
+            layers.
     """
     with writable(args):
         if isinstance(args, DictConfig):
@@ -125,32 +139,6 @@ def set_defaults(args: Any, defaults: Dict[str, Any]) -> None:
         base_architecture(args)
 
 
-def fill(args: Any, defaults: Dict[str, Any]) -> None:
-    """Set those of ``defaults`` that a namespace or a DictConfig does not hold."""
-    with writable(args):
-        for name, value in defaults.items():
-            if getattr(args, name, None) is None:
-                setattr(args, name, value)
-
-
-def writable(args: Any) -> ContextManager[Any]:
-    """Return a context in which new names can be set in a namespace or a DictConfig."""
-    return open_dict(args) if isinstance(args, DictConfig) else nullcontext()
-
-
-def phm_transformer(args: Any) -> None:
-    """Set the base size: 512/2048, 8 heads, 6 + 6 layers."""
-    set_defaults(args, BASE)
-
-
-def register_transformers() -> None:
-    """Register phm_transformer and quaternion_transformer in every size."""
-    sizes = {
-        ending: partial(set_defaults, defaults=size) for ending, size in SIZES.items()
-    }
-    register_architectures("phm_transformer", sizes)
-
-
 def phm_transformer_lm(args: Any, defaults: Mapping[str, Any] = LM_SIZES[""]) -> None:
     """Set a language model's options that ``args`` does not hold.
 
@@ -158,15 +146,13 @@ def phm_transformer_lm(args: Any, defaults: Mapping[str, Any] = LM_SIZES[""]) ->
         args: a namespace or a hydra DictConfig.
         defaults: one of :data:`LM_SIZES`; the base size is 512/2048, 8 heads, 6 layers.
     """
-    fill(args, dict(defaults))
     with writable(args):
+        fill(args, defaults)
         base_lm_architecture(args)
 
 
-def register_language_models() -> None:
-    """Register phm_transformer_lm and quaternion_transformer_lm in every size."""
-    sizes = {
-        ending: partial(phm_transformer_lm, defaults=size)
-        for ending, size in LM_SIZES.items()
-    }
-    register_architectures("phm_transformer_lm", sizes)
+def in_sizes(
+    set_size: Callable[..., None], sizes: Mapping[str, Mapping[str, Any]]
+) -> Dict[str, Callable[[Any], None]]:
+    """Return ending of an architecture's name -> function that sets that size."""
+    return {ending: partial(set_size, defaults=size) for ending, size in sizes.items()}

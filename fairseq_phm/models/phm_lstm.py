@@ -4,7 +4,7 @@ import argparse
 import copy
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from fairseq.models import register_model
 from fairseq.models.lstm import (
@@ -55,12 +55,10 @@ class PHMLSTMDecoder(LSTMDecoder):
         cells = [cell for cell in self.layers if isinstance(cell, PHMLSTMCell)]
         weights = (incremental_state or {}).get(WEIGHTS)
         if weights is None:
-            weights = {}
-            for i, cell in enumerate(cells):
-                weights[f"ih{i}"], weights[f"hh{i}"] = cell.weight_ih, cell.weight_hh
+            weights = [(cell.weight_ih, cell.weight_hh) for cell in cells]
         with ExitStack() as stack:
-            for i, cell in enumerate(cells):
-                stack.enter_context(cell.using(weights[f"ih{i}"], weights[f"hh{i}"]))
+            for cell, built in zip(cells, weights):
+                stack.enter_context(cell.using(*built))
             features = super().extract_features(
                 prev_output_tokens, encoder_out, incremental_state
             )
@@ -123,21 +121,11 @@ class PHMLSTMModel(PHMModel, LSTMModel):
         return model
 
 
-def _writable(size: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Return fairseq's architecture function, also for a DictConfig."""
-
-    def set_size(args: Any) -> None:
-        with writable(args):
-            size(args)
-
-    return set_size
-
-
 register_architectures(
     "phm_lstm",
     {
-        "": _writable(base_architecture),
-        "_wiseman_iwslt_de_en": _writable(lstm_wiseman_iwslt_de_en),
-        "_luong_wmt_en_de": _writable(lstm_luong_wmt_en_de),
+        "": base_architecture,
+        "_wiseman_iwslt_de_en": lstm_wiseman_iwslt_de_en,
+        "_luong_wmt_en_de": lstm_luong_wmt_en_de,
     },
 )

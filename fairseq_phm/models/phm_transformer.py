@@ -8,7 +8,7 @@ from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from fairseq.tasks import FairseqTask
 
 from ..substitution import substitute
-from .architectures import phm_transformer, register_transformers
+from .architectures import SIZES, in_sizes, phm_transformer, register_architectures
 from .base import PHMModel, PHMStackOptions, PHMTransformerOptions
 
 
@@ -61,4 +61,4 @@ class PHMTransformerModel(PHMModel, TransformerModelBase):
         return super().build_dense(config, config, task)
 
 
-register_transformers()
+register_architectures("phm_transformer", in_sizes(phm_transformer, SIZES))

@@ -12,8 +12,10 @@ from fairseq.tasks import FairseqTask
 
 from ..substitution import substitute
 from .architectures import (
+    LM_SIZES,
+    in_sizes,
     phm_transformer_lm,
-    register_language_models,
+    register_architectures,
     writable,
 )
 from .base import PHMModel, PHMTransformerOptions
@@ -64,4 +66,4 @@ class PHMTransformerLanguageModel(PHMModel, TransformerLanguageModel):
         return super().build_dense(config, config, task)
 
 
-register_language_models()
+register_architectures("phm_transformer_lm", in_sizes(phm_transformer_lm, LM_SIZES))

@@ -78,9 +78,8 @@ def _alike(layers: Sequence[nn.Module]) -> bool:
     for i, layer in enumerate(layers):
         if not isinstance(layer, PHMLinear) or layer.n == 1:
             return False
-        if layer._forward_pre_hooks or layer._forward_hooks or layer._backward_hooks:
-            return False
-        if getattr(layer, "_backward_pre_hooks", None):
+        hooks = (layer._forward_pre_hooks, layer._forward_hooks)
+        if any(hooks) or layer._backward_hooks or layer._backward_pre_hooks:
             return False
         sizes = (layer.n, layer.in_features, layer.out_features, layer.rank)
         kind = (*sizes, layer.rule_rank, layer.bias is None, layer.training)

@@ -1,7 +1,5 @@
 """Which projections of a model become PHM layers; how they are replaced and counted."""
 
-from typing import Any
-
 from .count import count_parameters
 from .projections import FAIRSEQ_PROJECTIONS, Projection, find_projections
 from .recurrent import substitute_lstm
@@ -19,15 +17,7 @@ __all__ = [
     "substitute_lstm",
 ]
 
-FORMER_NAMES = {
-    "FAIRSEQ_MAPS": FAIRSEQ_PROJECTIONS,
-    "LinearMap": Projection,
-    "find_maps": find_projections,
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Return an object by the name that it had before."""
-    if name in FORMER_NAMES:
-        return FORMER_NAMES[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Former names:
+FAIRSEQ_MAPS = FAIRSEQ_PROJECTIONS
+LinearMap = Projection
+find_maps = find_projections

@@ -30,7 +30,7 @@ from .projections import (
     in_tuples,
 )
 from .scopes import DEFAULT_SHARE_RULE, check_share_rule, scope
-from .vocabulary import Vocabulary, find_vocabularies
+from .vocabulary import find_vocabularies
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def substitute(
     found = _find(model, projections)
     swaps = _plan(found, spec_of, share_rule, fuse_qkv, attention_dim)
     of_words = spec.with_n(embeddings)
-    vocabularies = _find_vocabularies(model, of_words, share_rule)
+    vocabularies = find_vocabularies(model, of_words, share_rule)
     count = _apply(swaps, found)
     for vocabulary in vocabularies:
         vocabulary.replace(of_words)
@@ -109,19 +109,6 @@ def substitute(
     _adopt(model)
     logger.info("PHM layers replace %d of %d projections", count, len(found))
     return model
-
-
-def _find_vocabularies(
-    model: nn.Module, spec: PHMSpec, share_rule: str
-) -> List[Vocabulary]:
-    """List the embeddings and output projections to replace, all of them checked."""
-    if spec.n in (0, 1):
-        return []
-    if share_rule == "model":
-        raise ValueError(
-            "embeddings have rules of their own: share_rule 'stack', not 'model'"
-        )
-    return find_vocabularies(model, spec)
 
 
 @dataclass(frozen=True)

@@ -58,17 +58,27 @@ class Vocabulary:
             setattr(parent, name, new.train(module.training))
 
 
-def find_vocabularies(model: nn.Module, spec: PHMSpec) -> List[Vocabulary]:
+def find_vocabularies(
+    model: nn.Module, spec: PHMSpec, share_rule: str
+) -> List[Vocabulary]:
     """Find the embeddings and output projections of a model, by their matrices.
 
     Args:
         model: a built model of fairseq.
-        spec: the options of what will replace them.
+        spec: the options of what will replace them; none are found for n = 0 or 1.
+        share_rule: of the projections; embeddings have rules of their own.
 
     Raises:
-        ValueError: there is no plain embedding; adaptive or character inputs, or
-            adaptive softmax; a matrix that other modules use; a size that does not fit.
+        ValueError: ``share_rule="model"``; there is no plain embedding; adaptive or
+            character inputs, or adaptive softmax; a matrix that other modules use; a
+            size that does not fit.
     """
+    if spec.n in (0, 1):
+        return []
+    if share_rule == "model":
+        raise ValueError(
+            "embeddings have rules of their own: share_rule 'stack', not 'model'"
+        )
     found: Dict[int, Vocabulary] = {}
     seen: Set[Tuple[int, str]] = set()
     modules = dict(model.named_modules(remove_duplicate=False))
