@@ -116,6 +116,13 @@ def test_given_rows_need_text_and_label_only(rows, tmp_path, in_process, monkeyp
     classification.main()
     (found,) = [json.loads(line) for line in (tmp_path / "out/results.jsonl").open()]
     assert found["accuracy"] > 0 and "accuracy_by" not in found
+    texts = [line.split("\t")[0] for line in lines]
+    (tmp_path / "test.tsv").write_text("\n".join(texts) + "\n")
+    given = settings(tmp_path, tmp_path / "other", "--models", "2", "--seeds", "1")
+    given[0] = rows / "toy.toml"
+    monkeypatch.setattr(sys, "argv", ["classification", *map(str, given)])
+    with pytest.raises(SystemExit, match="test.tsv: rows without a label, column 2$"):
+        classification.main()
 
 
 def test_a_fault_in_the_data_is_one_line(rows, tmp_path):

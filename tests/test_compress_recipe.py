@@ -141,6 +141,7 @@ def test_a_given_checkpoint(recipe, tmp_path, monkeypatch, capsys):
     checkpoint = tmp_path / "mine.pt"
     shutil.copy(folder / "checkpoint_best.pt", checkpoint)
     shutil.rmtree(tmp_path / "out")
+    (tmp_path / "mine.json").write_text('{"of": "the user"}')
     monkeypatch.setattr(driver_run, "train", lambda *_, **__: pytest.fail("trained"))
     flags = ["--checkpoint", checkpoint, "--seeds", 1, 2]
     lines = recipe("--models", "2", "quaternion", "--rows", "compressed", *flags)
@@ -148,7 +149,7 @@ def test_a_given_checkpoint(recipe, tmp_path, monkeypatch, capsys):
         ("dense", "dense"), ("2", "compressed"), ("quaternion", "compressed")
     ]  # fmt: skip
     given = lines["dense", "dense"]
-    for key in ("validation_loss", "bleu", "parameters"):
+    for key in ("validation_loss", "bleu", "parameters", "checkpoints"):
         assert given[key] == dense[key]
     assert (given["dense_updates"], given["updates"]) == (6, 0)
     assert lines["quaternion", "compressed"]["energy"] < 0.5

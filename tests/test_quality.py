@@ -12,6 +12,7 @@ from recipes import report as results_report
 from recipes.driver import options as recipe_options
 from recipes.driver import quality, translation
 from recipes.driver import run as driver_run
+from recipes.driver.lock import locked
 from recipes.driver.models import Model
 from recipes.driver.quality import best_rate, converged, updates_of_equal_time
 from recipes.driver.quality_report import (
@@ -515,6 +516,14 @@ def test_equal_time_alone_trains_no_seeds_at_equal_updates(benchmark_run, tmp_pa
     text, _ = render(lines)
     assert rows(text, "Equal updates")["PHM n=4, R=4"]["runs"] == "1"
     assert rows(text, "Equal time")["PHM n=4, R=4"]["updates"] == "6"
+    (folder,) = (tmp_path / "quality-en-de").glob("dense-seed1-*")
+    checkpoint = folder / "checkpoint_last.pt"
+    checkpoint.touch()  # of a training that goes on
+    with locked(folder):
+        benchmark_run("--views", "time", "--lrs", "1e-3")
+    assert checkpoint.exists()
+    benchmark_run("--views", "time", "--lrs", "1e-3")
+    assert not checkpoint.exists()
 
 
 def test_flags_of_phm_layers_join_the_benchmark(benchmark_run, tmp_path, monkeypatch):

@@ -115,8 +115,7 @@ class ClassificationRun(Run):
             *(["--cpu"] if machine.cpu else []),
         ]  # fmt: skip
         threads = threads_of_a_job(machine)
-        for _ in follow(command, self.folder / "predict.log", threads):
-            pass
+        list(follow(command, self.folder / "predict.log", threads))
 
     def scores(self, training: Dict[str, Any]) -> Dict[str, Any]:
         """Compare the labels with the true ones."""
@@ -149,6 +148,8 @@ class ClassificationRun(Run):
             raise RunError(
                 f"{self.predictions}: {len(lines)} labels for {len(rows)} rows"
             )
+        if min(map(len, rows), default=label) < label:
+            raise RunError(f"{test}: rows without a label, column {label}")
         if min(map(len, rows), default=0) <= place:
             by = ""  # rows that are taken as they are may lack it
         groups: Dict[str, List[bool]] = defaultdict(list)

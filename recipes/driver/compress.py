@@ -78,16 +78,12 @@ class Row(TranslationRun):
     start: Optional[Row] = None
 
     task = "compression"
+    single = False
 
     @property
     def title(self) -> str:
         """Model, seed and way, as on the screen."""
         return super().title + (f", {self.way}" if self.way != DENSE_MODEL else "")
-
-    @property
-    def twin(self) -> Optional[Path]:
-        """None: means over seeds are compared, not single runs."""
-        return None
 
     @property
     def settings(self) -> List[Any]:
@@ -117,9 +113,6 @@ class Row(TranslationRun):
     def energy(self) -> Optional[float]:
         """What compression has left of the energy of the dense weights, if any."""
         return self.start.energy if self.start else None
-
-    def note(self) -> None:
-        """Leave the line to the comparison."""
 
     def line(self) -> Dict[str, Any]:
         """All that the table needs."""
@@ -251,8 +244,7 @@ class Compressed(Scored):
             "--json", str(self.errors), "--force",
         ]  # fmt: skip
         log = self.folder / "compress.log"
-        for _ in follow(command, log, threads_of_a_job(self.experiment.machine)):
-            pass
+        list(follow(command, log, threads_of_a_job(self.experiment.machine)))
 
 
 class Distilled(Data):
@@ -395,6 +387,7 @@ class Comparison:
                 stamps([experiment.checkpoint] if experiment.checkpoint else []),
                 vars(experiment.on),
                 vars(experiment.search), training_flags(experiment),
+                *[d for d in [experiment.machine.devices] if d > 1],
             ]
         )  # fmt: skip
         return [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
 from .models import DENSE, Model
-from .results import Line, read_lines
+from .results import Line, grouped, read_lines, write_tables
 from .settings import WAYS
 from .tables import MARK, MARKED, data_text, difference, spread, tabulated
 
@@ -46,7 +46,7 @@ def read(paths: Sequence[Path]) -> List[Line]:
 def report(lines: Sequence[Line], folder: Path) -> str:
     """Write ``tables.md`` into a folder. Returns its text."""
     text = tables(lines)
-    (folder / "tables.md").write_text(text + "\n", encoding="utf-8")
+    write_tables(folder, text)
     return text
 
 
@@ -57,11 +57,8 @@ def tables(lines: Sequence[Line], heading: str = "#") -> str:
         lines: rows; those of different seeds are one.
         heading: of the tables.
     """
-    groups: Dict[str, List[Line]] = {}
-    for line in lines:
-        groups.setdefault(line["comparison"], []).append(line)
     parts = []
-    for group in groups.values():
+    for group in grouped(lines, "comparison"):
         models = {Model.parse(line["model"]) for line in group} - {DENSE}
         names = " and ".join(m.name for m in sorted(models, key=lambda m: m.order))
         title = f"Compression to {names}: {group[0]['experiment']}"

@@ -158,19 +158,12 @@ def loss_by_parameters(models: Sequence[Drawn], title: str) -> bytes:
         panel = figure.subplots()
         kin: Dict[Any, List[Tuple[float, float]]] = {}
         handles = []
-        for (model, parameters, losses, *_), shift in zip(models, _shifts(models)):
-            mean, deviation = _spread(losses)
-            x, color = parameters * shift, _color(model)
+        for drawn, shift in zip(models, _shifts(models)):
+            model, mean = drawn.model, statistics.mean(drawn.scores)
             family = (model.family, bool(model.rule_rank), model.wide, model.whole)
-            kin.setdefault(family, []).append((x, mean))
-            panel.errorbar(
-                [x], [mean], yerr=[deviation or 0], capsize=3, linestyle="",
-                marker=_marker(model), markersize=7, color=color,
-            )  # fmt: skip
-            handles.append(
-                Line2D([], [], color=color, marker=_marker(model), markersize=7,
-                       linestyle="", label=model.name)
-            )  # fmt: skip
+            kin.setdefault(family, []).append((drawn.parameters * shift, mean))
+            look = _point(panel, drawn, shift, 7)
+            handles.append(Line2D([], [], label=model.name, **look))
         for points in kin.values():
             panel.plot(*zip(*sorted(points)), color="gray", linewidth=0.7, zorder=1)
         panel.set(xscale="log", ylabel="validation loss, bits a token")
@@ -297,15 +290,15 @@ def _shifts(models: Sequence[Drawn]) -> List[float]:
     return shifts
 
 
-def _point(panel: Any, drawn: Drawn, shift: float) -> Dict[str, Any]:
+def _point(panel: Any, drawn: Drawn, shift: float, size: int = 6) -> Dict[str, Any]:
     """Draw the mean score of a model, its spread, and the paper's; give their look."""
     look: Dict[str, Any] = {
-        "marker": _marker(drawn.model), "markersize": 6, "color": _color(drawn.model),
-        "linestyle": "",
+        "marker": _marker(drawn.model), "color": _color(drawn.model),
+        "linestyle": "", "markersize": size,
     }  # fmt: skip
     mean, deviation = _spread(drawn.scores)
-    x, error = drawn.parameters * shift, deviation or 0
-    panel.errorbar([x], [mean], yerr=[error], capsize=3, **look)
+    x = drawn.parameters * shift
+    panel.errorbar([x], [mean], yerr=[deviation], capsize=3, **look)
     if drawn.published:
         x, y = drawn.published
         look_of_theirs = {**look, "markersize": 9, "markerfacecolor": "none"}
@@ -316,7 +309,7 @@ def _point(panel: Any, drawn: Drawn, shift: float) -> Dict[str, Any]:
 def _intervals(models: Sequence[Drawn]) -> List[Tuple[float, float]]:
     """Ranges of the scores: two when ours and the paper's are far apart, else one."""
     ours = [
-        mean + sign * (deviation or 0)
+        mean + sign * deviation
         for mean, deviation in (_spread(model.scores) for model in models)
         for sign in (-1, 1)
     ]
@@ -380,11 +373,9 @@ def _late(
     panel.set_ylim(min(kept) - margin, max(kept) + margin)
 
 
-def _spread(values: Sequence[float]) -> Tuple[float, Optional[float]]:
-    return (
-        statistics.mean(values),
-        statistics.stdev(values) if len(values) > 1 else None,
-    )
+def _spread(values: Sequence[float]) -> Tuple[float, float]:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.mean(values), deviation
 
 
 def _short(number: float, _: Any = None) -> str:

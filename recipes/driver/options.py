@@ -28,7 +28,6 @@ from .settings import (
     WAYS,
     Classification,
     Compression,
-    Experiment,
     LanguageModel,
     Machine,
     Quality,
@@ -156,13 +155,11 @@ def parse_language_model(arguments: Sequence[str]) -> LanguageModel:
     given = _parse(parser, arguments, "text")
     if not given.raw:
         parser.error("--raw FOLDER is needed")
-    size = SIZES[given.size]
-    given.arch = given.arch or size.arch.replace("phm_transformer", LM)
+    own = SIZES[given.size].arch.replace("phm_transformer", LM)
+    given.arch = given.arch or own
     if not given.arch.startswith(LM):
         parser.error(f"--arch {given.arch}: {LM}, or that with _small or _tiny")
     given.name = given.name or given.raw.resolve().name
-    given.lines = size.lines if given.lines is None else given.lines
-    given.vocab_size = given.vocab_size or size.vocab_size
     _check_models(parser, given, given.arch)
     shared = _shared(given)
     shared["source"] = replace(shared["source"], languages=("txt",))
@@ -199,8 +196,6 @@ def parse_classification(arguments: Sequence[str]) -> Classification:
         parser.error(f"--vectors {vectors}: no such file")
     arch = given.arch or (paper and paper.arch) or "phm_lstm_classifier"
     _check_models(parser, given, arch)
-    if given.lines is None:
-        given.lines = 2000 if tiny else 0
     return Classification(
         **_shared(given), arch=arch, epochs=given.epochs or (1 if tiny else 10),
         tables=given.data, vectors=vectors, flags=paper.flags if paper else "",
@@ -215,17 +210,13 @@ def _translation_parser() -> argparse.ArgumentParser:
         "averages the last checkpoints, translates the test set and scores it.",
         "tiny is a dry run of all stages: the first lines of the data, few updates.",
     )
-    _add_pairs(parser)
-    parser.add_argument(
-        "--size", default="small", choices=SIZES, help="of models and training"
-    )
+    _add_pairs(parser, "small")
     parser.add_argument(
         "--compare", action="store_true",
         help="train what shows what a PHM model is for: the same with R = n, its dense "
         "twin, and dense/N, of about equal parameters",
     )  # fmt: skip
     _add_runs(parser, ["dense", "4"], [1])
-    _add_wide(parser)
     _add_stages(parser, STAGES)
     size = _add_size(parser)
     size("--lr", type=float, help="peak learning rate")
@@ -248,10 +239,8 @@ def _quality_parser() -> argparse.ArgumentParser:
         "time as the dense one. Without a data set: the demo corpus.",
     )
     add = parser.add_argument
-    _add_pairs(parser)
-    add("--size", default="demo", choices=SIZES, help="of models and training")
+    _add_pairs(parser, "demo")
     _add_runs(parser, QUALITY_MODELS, [1, 2, 3])
-    _add_wide(parser)
     add(
         "--lrs", type=float, nargs="+", metavar="LR",
         help="peak learning rates; default: the size's own, its half and its double",
@@ -284,10 +273,8 @@ def _speed_parser() -> argparse.ArgumentParser:
         "Times are measured anew.",
     )
     add = parser.add_argument
-    _add_pairs(parser)
-    add("--size", default="small", choices=SIZES, help="of models and training")
-    _add_models(parser, SPEED_MODELS)
-    _add_wide(parser)
+    _add_pairs(parser, "small")
+    _add_runs(parser, SPEED_MODELS)
     add("--sentences", type=int, default=256, help="of the test set to translate")
     add("--rounds", type=int, default=5, help="that count; two more come before them")
     _add_size(parser, trains=False)
@@ -308,10 +295,8 @@ def _compress_parser() -> argparse.ArgumentParser:
         "tiny is a dry run of all stages: the first lines of the data, few updates.",
     )
     add = parser.add_argument
-    _add_pairs(parser)
-    add("--size", default="demo", choices=SIZES, help="of models and training")
+    _add_pairs(parser, "demo")
     _add_runs(parser, ["2", "4", "4r4"], [1])
-    _add_wide(parser)
     add(
         "--checkpoint", type=Path, metavar="FILE",
         help="of a dense model of this size that was trained on these data; --updates "
@@ -361,7 +346,6 @@ def _language_model_parser() -> argparse.ArgumentParser:
         "--size", default="small", choices=sizes, help="of models and training"
     )
     _add_runs(parser, ["dense", "4"], [1])
-    _add_wide(parser)
     _add_stages(parser, ("prepare", "train", "score"))
     size = _add_size(parser)
     size("--lr", type=float, help="peak learning rate")
@@ -391,7 +375,7 @@ def _classification_parser() -> argparse.ArgumentParser:
     add("--arch", help="fairseq architecture phm_...")
     add("--epochs", type=int, help="length of a training")
     add("--lines", type=int, help="training rows; a tenth for the rest; 0: all")
-    _add_runs(parser, ["dense", "2"], [1])
+    _add_runs(parser, ["dense", "2"], [1], wide=False)
     _add_stages(parser, [stage for stage in STAGES if stage != "average"])
     _add_machine(parser)
     return parser
@@ -419,7 +403,7 @@ def _parser(module: str, description: str, note: str = "") -> argparse.ArgumentP
     return parser
 
 
-def _add_pairs(parser: argparse.ArgumentParser) -> None:
+def _add_pairs(parser: argparse.ArgumentParser, size: str) -> None:
     add = parser.add_argument
     add("data_set", nargs="?", help="name (python -m data_prep --list) or .toml file")
     _add_raw(parser, "train.SRC, train.TGT, valid.SRC, ...")
@@ -428,6 +412,7 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
     add("--src", help="source language; a declared data set has its own")
     add("--tgt", help="target language")
     add("--name", help="of the experiment; default: the data set's")
+    add("--size", default=size, choices=SIZES, help="of models and training")
 
 
 def _add_raw(parser: argparse.ArgumentParser, files: str) -> None:
@@ -437,7 +422,12 @@ def _add_raw(parser: argparse.ArgumentParser, files: str) -> None:
     )  # fmt: skip
 
 
-def _add_models(parser: argparse.ArgumentParser, models: Sequence[str]) -> None:
+def _add_runs(
+    parser: argparse.ArgumentParser,
+    models: Sequence[str],
+    seeds: Sequence[int] = (),
+    wide: bool = True,
+) -> None:
     add = parser.add_argument
     add(
         "--models", "--n", nargs="+", default=models, metavar="MODEL",
@@ -446,25 +436,17 @@ def _add_models(parser: argparse.ArgumentParser, models: Sequence[str]) -> None:
         "embeddings are PHM as well, and dense/4, of the size of n = 4",
     )  # fmt: skip
     add("--out", type=Path, default=ROOT / "runs", help="work folder")
-
-
-def _add_runs(
-    parser: argparse.ArgumentParser, models: Sequence[str], seeds: Sequence[int]
-) -> None:
-    _add_models(parser, models)
-    add = parser.add_argument
-    add(
-        "--seeds", "--seed", type=int, nargs="+", default=seeds, metavar="SEED",
-        help="of each model",
-    )  # fmt: skip
-    add("--jobs", type=int, default=1, help="trainings at the same time")
-
-
-def _add_wide(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--wide", action="store_true",
-        help="all PHM and quaternion models of twice the inner widths",
-    )  # fmt: skip
+    if seeds:
+        add(
+            "--seeds", "--seed", type=int, nargs="+", default=seeds, metavar="SEED",
+            help="of each model",
+        )  # fmt: skip
+        add("--jobs", type=int, default=1, help="trainings at the same time")
+    if wide:
+        add(
+            "--wide", action="store_true",
+            help="all PHM and quaternion models of twice the inner widths",
+        )  # fmt: skip
 
 
 def _add_size(
@@ -478,11 +460,7 @@ def _add_size(
     add("--max-tokens", type=int, help="tokens in a batch, of its longer side")
     add("--vocab-size", type=int, help="subwords, shared by both sides")
     add("--layers", type=int, help="of each stack, encoder and decoder")
-    add(
-        "--lines",
-        type=int,
-        help="training lines; a tenth for the rest; 0: all",
-    )
+    add("--lines", type=int, help="training lines; a tenth for the rest; 0: all")
     return add
 
 
@@ -717,17 +695,15 @@ def _check_pairs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> 
         if not {given.src, given.tgt} <= set(LANGUAGES):
             languages = ", ".join(LANGUAGES)
             parser.error(f"the demo corpus has the languages {languages} only")
-    size = SIZES[given.size]
-    given.lines = size.lines if given.lines is None else given.lines
-    given.vocab_size = given.vocab_size or size.vocab_size
 
 
 def _shared(given: argparse.Namespace) -> Dict[str, Any]:
     """The fields of :class:`Experiment`."""
     languages = (given.src, given.tgt) if given.src else ()
     stem = Path(given.data_set).stem if given.data_set else "-".join(languages)
-    paper = given.paper
-    experiment = Experiment(
+    paper, size = given.paper, SIZES[given.size]
+    subwords = given.vocab_size or size.vocab_size if "vocab_size" in given else 0
+    return dict(
         name=given.name or (paper and paper.name) or stem or given.data.absolute().stem,
         size=given.size,
         models=given.models,
@@ -739,8 +715,8 @@ def _shared(given: argparse.Namespace) -> Dict[str, Any]:
             raw=given.raw,
             prefixes={s: getattr(given, s) for s in SPLITS} if given.train else {},
             languages=languages,
-            subwords=getattr(given, "vocab_size", 0),
-            lines=given.lines,
+            subwords=subwords,
+            lines=size.lines if given.lines is None else given.lines,
         ),
         machine=Machine(
             given.jobs, given.gpus, given.fp16, given.bf16, given.cpu, given.nodes,
@@ -749,7 +725,6 @@ def _shared(given: argparse.Namespace) -> Dict[str, Any]:
         published=paper.published if paper else {},
         extra=given.extra,
     )  # fmt: skip
-    return dict(vars(experiment))
 
 
 def _training(given: argparse.Namespace) -> Training:

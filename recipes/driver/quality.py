@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -22,6 +23,7 @@ from .data import Data
 from .fairseq_process import DIVERGED
 from .flags import split_phm
 from .hardware import check_machine, provenance
+from .lock import locked
 from .models import DENSE, Model
 from .options import parse_quality, program
 from .quality_report import (
@@ -67,6 +69,8 @@ def main() -> None:
 class Trial(TranslationRun):
     """A run of the benchmark, whose checkpoints go when it is scored."""
 
+    single = False
+
     @property
     def title(self) -> str:
         """Model, seed, learning rate and length, as on the screen."""
@@ -76,11 +80,6 @@ class Trial(TranslationRun):
             f"{training.updates} updates"
         )
 
-    @property
-    def twin(self) -> Optional[Path]:
-        """None: means over seeds are compared, not single runs."""
-        return None
-
     def go(self) -> None:
         """Run all stages; a training that diverges is one line.
 
@@ -89,7 +88,7 @@ class Trial(TranslationRun):
         """
         if not (self.decoding.is_file() or any(self.folder.glob("*.pt"))):
             if self.trained.is_file():
-                (self.folder / "train.log").unlink()
+                (self.folder / "train.log").unlink(missing_ok=True)
                 self.trained.unlink()
         try:
             super().go()
@@ -101,17 +100,15 @@ class Trial(TranslationRun):
         self.clean()
 
     def clean(self) -> None:
-        """Delete the checkpoints."""
-        for checkpoint in self.folder.glob("*.pt"):
-            checkpoint.unlink()
+        """Delete the checkpoints; a training with another search has them still."""
+        with suppress(RunError), locked(self.folder):
+            for checkpoint in self.folder.glob("*.pt"):
+                checkpoint.unlink()
 
     def score(self) -> None:
         """Write the line of results."""
         found = self.line()
         write_json(self.result, {**found, **self.described(found["curve"])})
-
-    def note(self) -> None:
-        """Leave the line to the benchmark."""
 
     def described(self, curve: List[List[Any]]) -> Dict[str, Any]:
         """Describe the run as the benchmark does; all that is known without a curve."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from data_prep import DataError
+from data_prep.workspace import atomic_path
 
 from .flags import split_phm, values_of
 from .models import DENSE, Model
-from .results import Line, read_lines, united
+from .results import Line, grouped, read_lines, united, write_tables
 from .settings import SIZES, VIEWS
 from .tables import (
     LENGTH,
@@ -158,7 +159,7 @@ def read(paths: Sequence[Path]) -> List[Line]:
 
 def at_equal_updates(lines: Sequence[Line]) -> Iterator[List[List[Line]]]:
     """Yield the runs of each benchmark, by model; without a model that diverged."""
-    for runs in map(Runs, _benchmarks(lines)):
+    for runs in map(Runs, grouped(united(lines, KEY), "benchmark")):
         yield [
             runs.of(row, EQUAL_UPDATES)
             for row in runs.compared(EQUAL_UPDATES)
@@ -188,13 +189,6 @@ def _row(line: Line) -> Row:
     return row_of(Model.parse(line["model"]), shlex.split(line["extra"]))
 
 
-def _benchmarks(lines: Sequence[Line]) -> List[List[Line]]:
-    groups: Dict[str, List[Line]] = {}
-    for line in united(lines, KEY):
-        groups.setdefault(line["benchmark"], []).append(line)
-    return list(groups.values())
-
-
 def report(lines: Sequence[Line], folder: Path, views: Sequence[str] = VIEWS) -> str:
     """Write ``tables.md`` and the two figures of each benchmark.
 
@@ -212,8 +206,9 @@ def report(lines: Sequence[Line], folder: Path, views: Sequence[str] = VIEWS) ->
     """
     text, files = render(lines, views=views)
     for name, picture in files.items():
-        (folder / name).write_bytes(picture)
-    (folder / "tables.md").write_text(text + "\n", encoding="utf-8")
+        with atomic_path(folder / name) as partial:
+            partial.write_bytes(picture)
+    write_tables(folder, text)
     return text
 
 
@@ -240,7 +235,8 @@ def render(
     files: Dict[str, bytes] = {}
     if not lines:
         raise DataError("no results of the benchmark")
-    for number, group in enumerate(_benchmarks(lines), start=1):
+    groups = grouped(united(lines, KEY), "benchmark")
+    for number, group in enumerate(groups, start=1):
         runs = Runs(group)
         if not runs.of(TWIN, EQUAL_UPDATES):
             raise DataError(f"{runs.title}: no run of the dense model")

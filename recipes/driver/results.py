@@ -103,6 +103,20 @@ def united(lines: Iterable[Line], key: Sequence[str]) -> List[Line]:
     return list(found.values())
 
 
+def grouped(lines: Iterable[Line], key: str) -> List[List[Line]]:
+    """Part lines by an entry, in the order in which its values come."""
+    groups: Dict[str, List[Line]] = {}
+    for line in lines:
+        groups.setdefault(line[key], []).append(line)
+    return list(groups.values())
+
+
+def write_tables(folder: Path, text: str) -> None:
+    """Write ``tables.md`` into a folder, whole or not at all."""
+    with atomic_path(folder / "tables.md") as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
 def read_lines(
     paths: Sequence[Path], needed: Callable[[Line], Sequence[str]]
 ) -> List[Line]:
@@ -118,7 +132,11 @@ def read_lines(
     lines = []
     for path in paths:
         file = path / "results.jsonl" if path.is_dir() else path
-        rows = text_of(file).split("\n")  # no other line ends: JSON keeps those
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: not UTF-8, byte {error.start}") from None
+        rows = text.split("\n")  # no other line ends: JSON keeps those
         for number, row in enumerate(rows[: -1 if rows[-1] == "" else None], start=1):
             try:
                 line = json.loads(row)
@@ -172,18 +190,6 @@ def _is_point(point: Any) -> bool:
         and isinstance(point[1], (*numbers, type(None)))
         and isinstance(point[2], numbers)
     )
-
-
-def text_of(file: Path) -> str:
-    """Read a file of JSON lines.
-
-    Raises:
-        DataError: it is not UTF-8.
-    """
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8, byte {error.start}") from None
 
 
 def _is_json(text: bytes) -> bool:

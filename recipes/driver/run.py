@@ -43,6 +43,9 @@ class Run(ABC):
     task: ClassVar[str]
     """As ``report`` knows it."""
 
+    single: ClassVar[bool] = True
+    """Noted by itself and compared with its dense twin; else part of a benchmark."""
+
     making: ClassVar[str] = "train"
     """The stage that makes the checkpoint."""
 
@@ -163,7 +166,7 @@ class Run(ABC):
 
     def note(self) -> None:
         """Append the line of results, if any, to those of all runs."""
-        if self.result.is_file():
+        if self.single and self.result.is_file():
             note(self.noted, self.experiment.out / "results.jsonl")
 
     @property

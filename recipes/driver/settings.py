@@ -9,7 +9,7 @@ import re
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import ClassVar, Dict, List, Mapping, Optional, Tuple
 
 from .models import Model
 
@@ -174,10 +174,13 @@ class Experiment:
     published: Mapping[str, Tuple[str, float]]  # model -> size and score in the paper
     extra: Tuple[str, ...]  # for fairseq-train; with a launcher overrides for hydra
 
+    prefix: ClassVar[str] = ""
+    """Of the folder's name."""
+
     @property
     def folder(self) -> Path:
         """The folder of this experiment."""
-        return self.out / slug(self.name)
+        return self.out / slug(self.prefix + self.name)
 
 
 @dataclass(frozen=True)
@@ -206,10 +209,7 @@ class Quality(Translation):
     validations: int  # of each run
     rounds: int  # of the measurement of throughput
 
-    @property
-    def folder(self) -> Path:
-        """The folder of this benchmark."""
-        return self.out / slug(f"quality-{self.name}")
+    prefix = "quality-"
 
 
 @dataclass(frozen=True)
@@ -219,10 +219,7 @@ class Speed(Translation):
     sentences: int  # of the test set
     rounds: int
 
-    @property
-    def folder(self) -> Path:
-        """The folder of this benchmark."""
-        return self.out / slug(f"speed-{self.name}")
+    prefix = "speed-"
 
 
 @dataclass(frozen=True)
@@ -243,10 +240,7 @@ class Compression(Translation):
     validations: int  # of each training
     ways: Tuple[str, ...]  # of WAYS, to run
 
-    @property
-    def folder(self) -> Path:
-        """The folder of this comparison."""
-        return self.out / slug(f"compress-{self.name}")
+    prefix = "compress-"
 
 
 @dataclass(frozen=True)

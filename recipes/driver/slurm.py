@@ -33,8 +33,7 @@ def submit(runs: Sequence[TranslationRun]) -> None:
         names = ", ".join(dict.fromkeys(run.model.name for run in group))
         step(f"{len(group)} trainings by {experiment.machine.launcher}: {names}")
         log = experiment.folder / f"slurm-{group[0].model.slug}.log"
-        for _ in follow(sweep_command(group), log):
-            pass
+        list(follow(sweep_command(group), log))
 
 
 def sweeps(runs: Sequence[TranslationRun]) -> List[List[TranslationRun]]:
@@ -117,7 +116,9 @@ def configuration(run: TranslationRun) -> Dict[str, Any]:
     for section, values in components.items():
         # what other sections have is a reference to them there
         made[section] = {k: v for k, v in values.items() if k not in elsewhere}
-    return json.loads(json.dumps(_merged(made, _place(run)), default=str))
+    place = _place(run)
+    merged = {k: {**made.get(k, {}), **place.get(k, {})} for k in {**made, **place}}
+    return json.loads(json.dumps(merged, default=str))
 
 
 def _place(run: TranslationRun) -> Dict[str, Any]:
@@ -149,12 +150,6 @@ def _place(run: TranslationRun) -> Dict[str, Any]:
             "sweep": {"dir": str(folder), "subdir": name},
         },
     }
-
-
-def _merged(first: Dict[str, Any], second: Dict[str, Any]) -> Dict[str, Any]:
-    """Sections of both; values of the second win."""
-    sections = [*first, *(section for section in second if section not in first)]
-    return {key: {**first.get(key, {}), **second.get(key, {})} for key in sections}
 
 
 def _list(numbers: Iterable[int]) -> str:

@@ -14,7 +14,7 @@ from .data import Data
 from .fairseq_process import quiet
 from .hardware import check_machine, precision_flags, provenance
 from .options import parse_speed, program
-from .results import Line, add_lines
+from .results import Line, add_lines, write_tables
 from .settings import Speed
 from .speed_report import read, tables
 from .stages import digest, errors_in_one_line, step
@@ -33,7 +33,7 @@ def main() -> None:
         file = experiment.folder / "results.jsonl"
         add_lines(file, lines, ("benchmark", "model"))
         text = tables(read([file]))
-        (experiment.folder / "tables.md").write_text(text + "\n", encoding="utf-8")
+        write_tables(experiment.folder, text)
         print("\n" + text)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict, List, Sequence
 
 from .models import DENSE, Model
-from .results import Line, read_lines
+from .results import Line, grouped, read_lines
 from .tables import data_text, tabulated
 
 NEEDED = (
@@ -56,11 +56,8 @@ def tables(lines: Sequence[Line], heading: str = "#") -> str:
         lines: rows, one a model.
         heading: of the tables.
     """
-    groups: Dict[str, List[Line]] = {}
-    for line in lines:
-        groups.setdefault(line["benchmark"], []).append(line)
     parts = []
-    for group in groups.values():
+    for group in grouped(lines, "benchmark"):
         first = group[0]
         note = NOTE.format(
             **{**first, "data": data_text(first)},

@@ -111,7 +111,7 @@ def summary(
     chosen: Dict[Tuple[str, int], Tuple[Cell, Sequence[Cell]]] = {}
     for cells in sorted(comparisons, key=len, reverse=True):
         base = next((cell for cell in cells if cell.model == DENSE), None)
-        if base and any(cell.model.family == "PHM" for cell in cells):
+        if base and base.mean and any(cell.model.family == "PHM" for cell in cells):
             key = base.experiment, base.parameters
             chosen.setdefault(key, (base, cells))
     experiments = [experiment for experiment, _ in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -154,8 +155,10 @@ class TranslationRun(Run):
     @property
     def twin(self) -> Optional[Path]:
         """The hypotheses of the dense model of the same seed, if they are there."""
+        if not self.single or self.model == DENSE:
+            return None
         twin = replace(self, model=DENSE).decoding
-        return twin if self.model != DENSE and twin.is_file() else None
+        return twin if twin.is_file() else None
 
     @property
     def result(self) -> Path:
@@ -177,7 +180,17 @@ class TranslationRun(Run):
 
     @property
     def inputs(self) -> int:
-        """How many checkpoints of those that are there the translating one is of."""
+        """How many checkpoints the translating one is the mean of.
+
+        They are noted beside it; of former versions those count that are there. A given
+        checkpoint may have another file of that name.
+        """
+        try:
+            noted = json.loads(self.checkpoint.with_suffix(".json").read_bytes())
+        except (OSError, ValueError):
+            noted = None
+        if type(noted) is int:
+            return noted
         search = self.experiment.search
         if search.mean == "none":
             return 1
@@ -197,7 +210,8 @@ class TranslationRun(Run):
         ]  # fmt: skip
         for line in follow(command, self.folder / "average.log"):
             print(line, flush=True)
-        write_json(self.checkpoint.with_suffix(".json"), self.inputs)
+        count = min(self.experiment.search.num_checkpoints, len(numbered(self.folder)))
+        write_json(self.checkpoint.with_suffix(".json"), count or 1)
 
     def generate(self) -> None:
         """Translate the test set."""
@@ -206,12 +220,11 @@ class TranslationRun(Run):
         hypotheses = decode(self.data.subwords, subwords)
         text = self.decoding.with_suffix(f".{self.target}.txt")
         text.write_text("".join(line + "\n" for line in hypotheses), encoding="utf-8")
-        noted = self.checkpoint.with_suffix(".json")
         write_json(
             self.decoding,
             {
                 "decoding_seconds": seconds,
-                "checkpoints": read_json(noted) if noted.is_file() else self.inputs,
+                "checkpoints": self.inputs,
                 "hypotheses": hypotheses,
             },
         )
