@@ -121,7 +121,7 @@ def test_given_rows_need_text_and_label_only(rows, tmp_path, in_process, monkeyp
     given = settings(tmp_path, tmp_path / "other", "--models", "2", "--seeds", "1")
     given[0] = rows / "toy.toml"
     monkeypatch.setattr(sys, "argv", ["classification", *map(str, given)])
-    with pytest.raises(SystemExit, match="test.tsv: rows without a label, column 2$"):
+    with pytest.raises(SystemExit, match="test.tsv:1: the label is column 2, but"):
         classification.main()
 
 

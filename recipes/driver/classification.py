@@ -148,8 +148,6 @@ class ClassificationRun(Run):
             raise RunError(
                 f"{self.predictions}: {len(lines)} labels for {len(rows)} rows"
             )
-        if min(map(len, rows), default=label) < label:
-            raise RunError(f"{test}: rows without a label, column {label}")
         if min(map(len, rows), default=0) <= place:
             by = ""  # rows that are taken as they are may lack it
         groups: Dict[str, List[bool]] = defaultdict(list)
