@@ -2,7 +2,6 @@
 
 import re
 import zipfile
-from argparse import Namespace
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
@@ -82,6 +81,10 @@ def options_of(checkpoint: Mapping[str, Any], part: str) -> Dict[str, Any]:
         checkpoint: of :func:`read_checkpoint`.
         part: ``"model"``, ``"task"``, ``"criterion"``.
 
+    Raises:
+        TypeError: they are of another kind, in a file that is not of fairseq.
+
+    >>> from argparse import Namespace
     >>> old, new = {"args": Namespace(data="bin")}, {"cfg": {"task": {"data": "bin"}}}
     >>> options_of(old, "task"), options_of(new, "task"), options_of(new, "model")
     ({'data': 'bin'}, {'data': 'bin'}, {})
@@ -89,9 +92,9 @@ def options_of(checkpoint: Mapping[str, Any], part: str) -> Dict[str, Any]:
     held, cfg = checkpoint.get("args"), checkpoint.get("cfg")
     if held is None and isinstance(cfg, Mapping):
         held = cfg.get(part)
-    if isinstance(held, Namespace):
-        held = vars(held)
-    return dict(held) if isinstance(held, Mapping) else {}
+    if held is None:
+        return {}
+    return dict(held if isinstance(held, Mapping) else vars(held))
 
 
 def _reason(path: Path, error: Exception) -> str:
