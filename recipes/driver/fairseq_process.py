@@ -245,7 +245,9 @@ def _lines_of(process: subprocess.Popen, log: Path, start: int) -> Iterator[str]
 
 def environment(threads: Optional[int] = None) -> Dict[str, str]:
     """Make the environment of a program that imports this project."""
-    made = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    path = os.pathsep.join(filter(None, dict.fromkeys(paths)))
+    made = {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"}
     return {**made, "OMP_NUM_THREADS": str(threads)} if threads else made
 
 

@@ -1,6 +1,7 @@
 # Sourced by the recipes: checks the options, makes .venv, runs.
 #   PYTHON          interpreter that .venv is made with (default: python3)
-#   RECIPE_PYTHON   interpreter of an environment that is there already: no .venv
+#   RECIPE_PYTHON   interpreter of an environment that is there already, PYTHONPATH
+#                   included: no .venv
 
 recipe() { # MODULE OPTIONS...
   local root module=$1 python=${RECIPE_PYTHON:-}
@@ -16,5 +17,5 @@ recipe() { # MODULE OPTIONS...
     "$root/recipes/driver/environment.sh" "$root/.venv" recipes
     python=$root/.venv/bin/python
   fi
-  PYTHONPATH=$root exec "$python" -m "recipes.driver.$module" "$@"
+  PYTHONPATH=$root${RECIPE_PYTHON:+${PYTHONPATH:+:$PYTHONPATH}} exec "$python" -m "recipes.driver.$module" "$@"
 }
