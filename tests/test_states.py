@@ -330,6 +330,34 @@ def test_threads_that_call_one_model(model):
     check(model, model, expected)
 
 
+class Meeting(nn.Module):
+    """Waits, while its model loads a state dict, for that of another thread."""
+
+    barrier = threading.Barrier(2, timeout=60)
+
+    def _load_from_state_dict(self, *arguments):
+        self.barrier.wait()
+
+
+def test_threads_that_load_models_with_tied_rules():
+    failures = []
+
+    def load():
+        owner, _, second = tied(rule_rank=4)
+        model = nn.Sequential(owner, Meeting(), second)
+        try:
+            model.load_state_dict(model.state_dict())
+        except RuntimeError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
 def test_rows_keep_their_blocks_in_state_dicts_with_variables():
     rows = PHMLinearRows.split(PHMLinear(8, 16, 4), [8, 8])
     for _ in range(2):

@@ -1,6 +1,7 @@
 """Rule and blocks of a PHM layer: parameters, sharing between layers, state dicts."""
 
 import copy
+import threading
 import weakref
 from dataclasses import replace
 from typing import Any, Dict, List, Optional
@@ -31,8 +32,8 @@ FACTORS = (*STORED, *SCALED.values())
 _saved: Any = WeakIdKeyDictionary()
 """Parameter -> its last entry in a state dict (weak), for the layers that share it."""
 
-_loaded: Any = (None, WeakIdKeyDictionary())
-"""The errors of a ``load_state_dict``, which name it; see :func:`_loaded_by`."""
+_loading = threading.local()
+"""The last ``load_state_dict`` of each thread; see :func:`_loaded_by`."""
 
 _assigned: Any = WeakIdKeyDictionary()
 """Parameter -> what ``load_state_dict(assign=True)`` put in its place (weak)."""
@@ -375,10 +376,9 @@ def _loaded_by(call: List[str]) -> Any:
     Args:
         call: list of errors of a ``load_state_dict``, the same one in all layers.
     """
-    global _loaded
-    if _loaded[0] is not call:
-        _loaded = (call, WeakIdKeyDictionary())
-    return _loaded[1]
+    if getattr(_loading, "call", None) is not call:
+        _loading.call, _loading.loaded = call, WeakIdKeyDictionary()
+    return _loading.loaded
 
 
 def _values(spec: PHMSpec, generator: Optional[torch.Generator]) -> Dict[str, Tensor]:
