@@ -41,7 +41,6 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
-            "triton; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],
     },
 )

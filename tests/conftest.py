@@ -25,9 +25,6 @@ from fairseq_phm import PHMLinear, PHMTransformerModel
 from fairseq_phm.modules.factors import FACTORS
 from fairseq_phm.substitution import find_projections
 
-if not torch.cuda.is_available():  # before anything imports triton
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 for name, examples in {"few": 30, "many": 2000}.items():  # many: for a nightly run
     hypothesis.settings.register_profile(
         name,

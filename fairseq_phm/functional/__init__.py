@@ -11,7 +11,6 @@ from .dispatch import (
     choose_path,
     dense_linear,
     kronecker_sum,
-    kronecker_sums,
     materialize,
     phm_linear,
 )
@@ -26,7 +25,7 @@ from .rules import (
     random_rule,
     times_rate,
 )
-from .weight import low_rank_blocks
+from .weight import kronecker_sums, low_rank_blocks
 
 __all__ = [
     "ALGEBRAS",

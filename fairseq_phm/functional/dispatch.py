@@ -8,7 +8,6 @@ TorchScript, which compiles the plain product with H.
 product                when                                          kernel
 =====================  ============================================  =================
 input times a built H  training                                      ``weight``
-H built by Triton      GPUs, where the table says so                 ``triton_weight``
 weight first           few tokens, no gradients, CPU                 ``weight_first``
 factored               few tokens, eval mode, CPU                    ``factored``
 CP rank                rules of CP rank R up to n^2 / 2, and frozen  ``cp_rules``
@@ -18,8 +17,7 @@ CP rank                rules of CP rank R up to n^2 / 2, and frozen  ``cp_rules`
 
 import math
 from functools import lru_cache
-from importlib import metadata
-from typing import List, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +25,11 @@ from torch import Tensor
 
 from .tracing import is_autocasting, is_tracing
 from .tuning_table import TUNING_TABLE
-from .weight import kronecker_sums_by_bmm
+from .weight import kronecker_sums
 from .weight_first import weight_first
 
 WEIGHT, FACTORED, CP = "weight", "factored", "CP rank"
 """H times input; rule and blocks without H; the R products of a rule of CP rank R."""
-TRITON_MEASURED = any(column.startswith("triton") for *_, column in TUNING_TABLE)
 
 
 @lru_cache(4096)
@@ -172,61 +169,6 @@ def kronecker_sum(rule: Tensor, blocks: Tensor) -> Tensor:
     True
     """
     return kronecker_sums([rule], [blocks])
-
-
-def kronecker_sums(rules: List[Tensor], blocks: List[Tensor]) -> Tensor:
-    """Build H of several layers of equal size, one below the other.
-
-    Args:
-        rules: of each layer, (n, n, n).
-        blocks: of each layer, (n, out/n, in/n).
-
-    Returns:
-        Tensor (number of layers * out, in).
-    """
-    if not torch.jit.is_scripting():
-        if triton_builds(blocks[0]):
-            return _by_triton(rules, blocks)
-    return kronecker_sums_by_bmm(rules, blocks)
-
-
-def triton_builds(blocks: Tensor) -> bool:
-    """Return True where Triton kernels were measured to be faster: H and its gradients.
-
-    Only on CUDA devices with triton installed. No GPU was measured yet, so that the
-    table has no such entry; ``recipes.benchmarks.tuning --paths triton`` measures one.
-    """
-    if not TRITON_MEASURED or not blocks.is_cuda:
-        return False
-    if is_autocasting() or torch.jit.is_tracing():
-        return False
-    n, height, width = blocks.shape
-    return triton_wins(n, n * width, n * height, blocks.dtype)
-
-
-@lru_cache(None)
-def triton_wins(
-    n: int, in_features: int, out_features: int, dtype: torch.dtype
-) -> bool:
-    """Return what the table says of these sizes on CUDA; False without triton."""
-    if not has_triton():
-        return False
-    sizes = (n, in_features, out_features, 1)
-    return _limit("triton", *sizes, "cuda", dtype, kept=False) > 0
-
-
-def has_triton() -> bool:
-    """Return True where triton 3 or newer is installed, which the kernels need."""
-    try:
-        return int(metadata.version("triton").partition(".")[0]) >= 3
-    except (metadata.PackageNotFoundError, ValueError):
-        return False
-
-
-def _by_triton(rules: List[Tensor], blocks: List[Tensor]) -> Tensor:
-    from .triton_weight import kronecker_sums_by_triton  # needs triton
-
-    return kronecker_sums_by_triton(rules, blocks)
 
 
 @lru_cache(None)

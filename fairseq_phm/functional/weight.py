@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def kronecker_sums_by_bmm(rules: List[Tensor], blocks: List[Tensor]) -> Tensor:
-    """Build H of several layers of equal size by one batched product for each layer.
+def kronecker_sums(rules: List[Tensor], blocks: List[Tensor]) -> Tensor:
+    """Build H of several layers of equal size, by one batched product for each layer.
 
     The batch runs over the rows a of the blocks, so that the results are whole rows of
     H, which only need to be moved.

@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_phm import PHMLinear
-from fairseq_phm.functional import cp_linear, factored_linear
-from fairseq_phm.functional.dispatch import has_triton
-from fairseq_phm.functional.weight import kronecker_sums_by_bmm
+from fairseq_phm.functional import cp_linear, factored_linear, kronecker_sum
 from fairseq_phm.spec import RULE_FACTORS
 
 from .peers import BroadcastKron, KronLoop
@@ -111,20 +109,9 @@ def _ways(
     low = PHMLinear(*sizes, n, rule_rank=n, **place(options)).eval()
     factors = (full.rule, full.blocks, full.bias)
     cp_factors = [getattr(low, name) for name in RULE_FACTORS]
-    built = {"H built": kronecker_sums_by_bmm}
-    if options.device.startswith("cuda") and has_triton():
-        from fairseq_phm.functional.triton_weight import kronecker_sums_by_triton
-
-        built["H built by Triton"] = kronecker_sums_by_triton
-    ways = {
-        name: lambda x, build=build: F.linear(
-            x, build([full.rule], [full.blocks]), full.bias
-        )
-        for name, build in built.items()
-    }
     return {
         "dense": dense,
-        **ways,
+        "H built": lambda x: F.linear(x, kronecker_sum(*factors[:2]), full.bias),
         "H kept": lambda x: F.linear(x, full.weight, full.bias),
         "factored": lambda x: factored_linear(x, *factors),
         f"CP rank R={n}": lambda x: cp_linear(x, *cp_factors, low.blocks, low.bias),
