@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import tiny_transformer
+from conftest import Task, padded_batch, tiny_transformer
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
@@ -92,6 +92,44 @@ def test_never_stale(layer, edit):
     assert weight_of(layer).dtype != before.dtype or not torch.equal(
         weight_of(layer), before
     )
+
+
+@pytest.fixture
+def off_the_cpu(monkeypatch):
+    """Values cannot be compared, as on a GPU."""
+    monkeypatch.setattr("fairseq_phm.modules.cache.is_plain", lambda tensor: False)
+
+
+@torch.no_grad()
+def test_kept_on_a_gpu_after_make_generation_fast(layer, off_the_cpu):
+    assert weight_of(layer) is not weight_of(layer)
+    for module in layer.modules():
+        if hasattr(module, "make_generation_fast_"):
+            module.make_generation_fast_(need_attn=False)
+    test_built_once(layer)
+    layer.eval()
+    for name, edit in EDITS.items():
+        if name not in ("data", "double", "half"):  # by .data: missed; the last one
+            test_never_stale(layer, edit)
+    test_never_stale(layer, EDITS["half"])
+
+
+@torch.no_grad()
+def test_models_keep_all_weights_after_make_generation_fast(off_the_cpu, monkeypatch):
+    model = tiny_transformer(Task(), phm_n=4).eval()
+    batch = padded_batch(Task())
+    expected = model(**batch)[0]
+    model.make_generation_fast_(need_attn=False)
+    model(**batch)
+
+    def refuse(*factors):
+        raise AssertionError("built once more")
+
+    monkeypatch.setattr("fairseq_phm.modules.linear.materialize", refuse)
+    monkeypatch.setattr(
+        "fairseq_phm.modules.batched_projections.kronecker_sums", refuse
+    )
+    torch.testing.assert_close(model(**batch)[0], expected)
 
 
 class Half(nn.Module):

@@ -17,13 +17,18 @@ def is_tracing() -> bool:
     return torch.jit.is_tracing() or is_compiling()
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Return True for a dense tensor on the CPU whose numbers are in its own memory.
+def is_ordinary(tensor: Tensor) -> bool:
+    """Return True for a dense tensor whose numbers are in its own memory.
 
     Those of torch.func's transforms, fake tensors and other subclasses are not: their
     values cannot be compared.
     """
-    return not _is_special(tensor) and tensor.is_cpu and tensor.layout is torch.strided
+    return not _is_special(tensor) and tensor.layout is torch.strided
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return True for an ordinary tensor on the CPU."""
+    return tensor.is_cpu and is_ordinary(tensor)
 
 
 def can_write_out(*tensors: Optional[Tensor]) -> bool:

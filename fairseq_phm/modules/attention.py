@@ -1,7 +1,7 @@
 """fairseq's multi-head attention in fewer and larger steps."""
 
 import math
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,10 @@ class Attention(MultiheadAttention):
         if mode:
             self._batched.clear()
         return super().train(mode)
+
+    def make_generation_fast_(self, **options: Any) -> None:
+        """Keep the weight on a GPU, too: see :class:`PHMLinear`."""
+        self._batched.trust()
 
     def forward(
         self,

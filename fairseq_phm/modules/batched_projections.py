@@ -18,7 +18,7 @@ class BatchedProjections:
     PHM layers with equal sizes whose weights are built: their weights are built one
     below the other, and the input is multiplied once. Slices of one fused layer: the
     fused layer is computed, by any of its paths. Other projections are called one by
-    one. Has no parameters; keeps the weight in eval mode on the CPU.
+    one. Has no parameters; keeps the weight in eval mode, as a layer does.
     """
 
     def __init__(self) -> None:
@@ -27,6 +27,10 @@ class BatchedProjections:
     def clear(self) -> None:
         """Free the kept weight."""
         self._cache.clear()
+
+    def trust(self) -> None:
+        """Keep the weight on a GPU, too."""
+        self._cache.trust()
 
     def __call__(self, layers: Sequence[nn.Module], input: Tensor) -> List[Tensor]:
         """Return the outputs of the layers, each (..., out)."""

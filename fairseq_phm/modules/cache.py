@@ -7,7 +7,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from ..functional.tracing import is_autocasting, is_plain, is_tracing
+from ..functional.tracing import is_autocasting, is_ordinary, is_plain, is_tracing
 
 
 class WeightCache:
@@ -16,13 +16,19 @@ class WeightCache:
     The copies are compared with the tensors at every use, so no edit is missed, not
     even one through ``.data`` or through another layer that shares a rule. They are n
     times smaller than the weight, and their bytes are compared at the speed of memory:
-    much less than multiplying with the weight takes. Only on the CPU: elsewhere Python
-    would wait for the device. Copies and pickles of a cache are empty.
+    much less than multiplying with the weight takes. On other devices Python would wait
+    for the comparison: there a weight is kept after :meth:`trust` only, and edits
+    through ``.data`` are missed. Copies and pickles of a cache are empty.
     """
 
     def __init__(self) -> None:
         self._batched: Any = WeakSet()
+        self._trusts = False
         self.clear()
+
+    def trust(self) -> None:
+        """Keep the weight on all devices: the model translates, and does not learn."""
+        self._trusts = True
 
     def join(self, parts: Iterable["WeightCache"]) -> None:
         """Be cleared with each of these: caches of layers that share this weight."""
@@ -33,19 +39,19 @@ class WeightCache:
         """Forget the weight, and batched ones built with it; free their memory."""
         for batched in self._batched:
             batched.clear()
-        self._kept: Optional[Tuple[Tensor, int, Hashable, Tuple[Tensor, ...]]] = None
+        self._kept: Optional[Tuple[Tensor, int, Hashable, Tuple[Any, ...]]] = None
 
-    @staticmethod
-    def keeps(sources: Sequence[Tensor]) -> bool:
+    def keeps(self, sources: Sequence[Tensor]) -> bool:
         """Return True where a weight that is built from these tensors can be kept.
 
         Not when gradients may be asked for, under autocast, when torch traces or
-        compiles, off the CPU, and not from tensors whose numbers are elsewhere than in
-        their own memory: those of torch.func's transforms, fake and other subclasses.
+        compiles, off the CPU without :meth:`trust`, and not from tensors whose numbers
+        are elsewhere than in their own memory: those of torch.func's transforms, fake
+        and other subclasses.
         """
         if torch.is_grad_enabled() or is_autocasting() or is_tracing():
             return False
-        return all(map(is_plain, sources))
+        return all(map(is_ordinary if self._trusts else is_plain, sources))
 
     def get(
         self,
@@ -74,12 +80,9 @@ class WeightCache:
             ):
                 return weight
         # First the copies: an edit by another thread while H is built is seen later.
-        copies = tuple(
-            source.detach().clone(memory_format=torch.contiguous_format)
-            for source in sources
-        )
+        known = tuple(map(_remembered, sources))
         weight = build()
-        self._kept = (weight, _version(weight), key, copies)
+        self._kept = (weight, _version(weight), key, known)
         return weight
 
     def __deepcopy__(self, memo: Any) -> "WeightCache":
@@ -89,7 +92,20 @@ class WeightCache:
         return WeightCache, ()
 
 
-def _same(now: Tensor, then: Tensor) -> bool:
+def _remembered(source: Tensor) -> Any:
+    """Return a copy; off the CPU the tensor, and what an edit of it changes."""
+    if not is_plain(source):
+        return source, *_edition(source)
+    return source.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _edition(source: Tensor) -> Tuple[int, int, torch.dtype]:
+    return _version(source), source.data_ptr(), source.dtype
+
+
+def _same(now: Tensor, then: Any) -> bool:
+    if isinstance(then, tuple):
+        return now is then[0] and _edition(now) == then[1:]
     if now.dtype != then.dtype or now.shape != then.shape:
         return False
     plain = now.is_contiguous() and not (now.is_neg() or now.is_conj())

@@ -129,6 +129,11 @@ class PHMLSTMCell(nn.Module):
                 cache.clear()
         return super().train(mode)
 
+    def make_generation_fast_(self, **options: Any) -> None:
+        """Keep the weights on a GPU, too: see :class:`PHMLinear`."""
+        for cache in self._caches:
+            cache.trust()
+
     @property
     def bias_ih(self) -> Optional[Tensor]:
         """The bias, (4 * hidden_size,), under one of ``nn.LSTMCell``'s two names."""
