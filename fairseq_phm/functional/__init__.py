@@ -25,12 +25,13 @@ from .rules import (
     random_rule,
     times_rate,
 )
-from .weight import kronecker_sums, low_rank_blocks
+from .weight import batched_kronecker_sums, kronecker_sums, low_rank_blocks
 
 __all__ = [
     "ALGEBRAS",
     "STARTS",
     "associative_rule",
+    "batched_kronecker_sums",
     "choose_path",
     "cp_linear",
     "cp_rule",

@@ -17,12 +17,17 @@ def cp_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """A[i, p, q] = sum_r u[i, r] v[p, r] w[q, r].
 
     Args:
-        u, v, w: (n, R).
+        u, v, w: (n, R), or (..., n, R) of several rules.
 
     Returns:
-        Tensor (n, n, n).
+        Tensor (n, n, n), or (..., n, n, n).
     """
-    return (u[:, None, None] * v[:, None] * w).sum(-1)
+    u, v, w = (
+        u[..., :, None, None, :],
+        v[..., None, :, None, :],
+        w[..., None, None, :, :],
+    )
+    return (u * v * w).sum(-1)
 
 
 def fast_products(name: str) -> Optional[Tuple[Tensor, Tensor, Tensor]]:

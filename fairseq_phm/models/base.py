@@ -16,6 +16,7 @@ from ..errors import show_data_errors_in_one_line
 from ..functional import ALGEBRAS, multiplication_rule
 from ..mismatch import check_named_rule, flags_of, mismatch
 from ..modules import PHMEmbedding
+from ..modules.batched_weights import batched_weights
 from ..modules.lstm import GATES
 from ..shared_rules import fit_shared_rules, untie_different_rules
 from ..spec import PHMSpec
@@ -241,6 +242,11 @@ class PHMModel:
             self.frozen_rule = str(config.phm_rule)
         show_data_errors_in_one_line()
         return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model, with the weights of all layers built at once on a GPU."""
+        with batched_weights(self):
+            return super().__call__(*args, **kwargs)
 
     def load_state_dict(
         self, state_dict: Dict[str, Tensor], *args: Any, **kwargs: Any

@@ -187,6 +187,14 @@ class Attention(MultiheadAttention):
             or (self.encoder_decoder_attention and key is not value)
         )
 
+    def batches(self) -> List[Tuple[nn.Module, ...]]:
+        """List the projections that have the same input in training."""
+        if self.self_attention:
+            return [(self.q_proj, self.k_proj, self.v_proj)]
+        if self.encoder_decoder_attention:
+            return [(self.q_proj,), (self.k_proj, self.v_proj)]
+        return []
+
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> List[Tensor]:
         projections = [self.q_proj, self.k_proj, self.v_proj]
         if key is query:

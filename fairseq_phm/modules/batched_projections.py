@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..functional import kronecker_sums
 from ..functional.dispatch import WEIGHT
-from .cache import WeightCache
+from .cache import WeightCache, built_weight
 from .factors import STORED
 from .linear import PHMLinear, PHMLinearRows
 
@@ -61,7 +61,8 @@ class BatchedProjections:
             return kronecker_sums(rules, [layer.full_blocks() for layer in layers])
 
         if layers[0].training:
-            return build()
+            built = built_weight(layers)
+            return build() if built is None else built
         parts = layers if rows is None else layers[:1]
         sources = [source for part in parts for source in part._sources()]
 

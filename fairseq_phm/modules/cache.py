@@ -1,7 +1,19 @@
-"""H built once in eval mode, and never used when it is stale."""
+"""H that is there: kept in eval mode, never used when stale; built for a pass."""
 
 import ctypes
-from typing import Any, Callable, Hashable, Iterable, Optional, Sequence, Tuple
+import threading
+from contextlib import contextmanager
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Hashable,
+    Iterable,
+    Iterator,
+    Optional,
+    Sequence,
+    Tuple,
+)  # fmt: skip
 from weakref import WeakSet
 
 import torch
@@ -90,6 +102,32 @@ class WeightCache:
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return WeightCache, ()
+
+
+_pass = threading.local()
+"""``weights`` of the forward pass that this thread is in, by the ids of the layers."""
+
+
+@contextmanager
+def built_for_a_pass(weights: Dict[Tuple[int, ...], Tensor]) -> Iterator[None]:
+    """Have :func:`built_weight` return these weights meanwhile, in this thread.
+
+    Args:
+        weights: ids of the layers that are multiplied at once -> their H, one below the
+            other.
+    """
+    before = getattr(_pass, "weights", {})
+    _pass.weights = {**before, **weights}
+    try:
+        yield
+    finally:
+        _pass.weights = before
+
+
+def built_weight(layers: Iterable[Any]) -> Optional[Tensor]:
+    """Return H of these layers, one below the other, if it was built for this pass."""
+    weights = getattr(_pass, "weights", None)
+    return weights.get(tuple(map(id, layers))) if weights else None
 
 
 def _remembered(source: Tensor) -> Any:

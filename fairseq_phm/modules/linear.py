@@ -19,7 +19,7 @@ from ..functional import (
 from ..functional.dispatch import CP, FACTORED, WEIGHT
 from ..functional.tracing import is_autocasting, is_plain, is_tracing
 from ..spec import RULE_FACTORS, PHMSpec
-from .cache import WeightCache
+from .cache import WeightCache, built_weight
 from .factors import SCALED, STORED, Factors
 
 
@@ -116,7 +116,14 @@ class PHMLinear(Factors):
             if not self.training:
                 sources = self._sources()
                 return self._cache.get(sources, self.build_weight, self.rule_lr)
+            built = self._built()
+            if built is not None:
+                return built
         return self.build_weight()
+
+    @torch.jit.unused
+    def _built(self) -> Optional[Tensor]:
+        return None if is_tracing() else built_weight([self])
 
     def build_weight(self) -> Tensor:
         """Build H now."""

@@ -119,7 +119,7 @@ class PHMLSTMCell(nn.Module):
             return torch.cat([phm.build_weight() for phm in layers])
 
         if self.training:
-            return build()
+            return torch.cat([phm.weight for phm in layers])
         return cache.get([*layers.parameters(), *layers.buffers()], build)
 
     def train(self, mode: bool = True) -> "PHMLSTMCell":
