@@ -147,6 +147,9 @@ class PHMLinear(Factors):
 
     @torch.jit.unused
     def _fastest(self, input: Tensor) -> Tensor:
+        built = self._built() if self.training else None
+        if built is not None:
+            return F.linear(input, built, self.bias)
         path, rows = self._path(input), self._rows
         return self._multiply(input, path, self.bias, rows, lambda: self.weight)
 
