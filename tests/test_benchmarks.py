@@ -97,7 +97,7 @@ def test_whole_models(monkeypatch, tmp_path):
     monkeypatch.setattr(models, "LENGTH", 3)
     path = tmp_path / "figures.json"
     few = ("--n", 4, "--rounds", 2, "--threads", 1, "--json", path)
-    run(monkeypatch, "recipes.benchmarks", "training", "decoding", *few)
+    run(monkeypatch, "recipes.benchmarks", "training", "overhead", "decoding", *few)
     rows = json.loads(path.read_text())["rows"]
     whole = ["dense", "n=4", "n=4 R=4", "stock"]
     found = [row["what"] for row in rows if row["benchmark"] == "training"]

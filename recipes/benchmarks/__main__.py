@@ -1,7 +1,7 @@
 """Time, memory, and sizes of gradients, of PHM layers over dense ones, in one run.
 
 python -m recipes.benchmarks [layer] [paths] [lstm] [training] [decoding] [memory]
-                             [precision]
+                             [overhead] [precision]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tabulate import tabulate
 from .layer import SIZES, layer, paths
 from .lstm import lstm
 from .memory import memory
-from .models import decoding, training
+from .models import decoding, overhead, training
 from .plot import plot
 from .precision import precision
 from .timing import Row
@@ -30,6 +30,7 @@ BENCHMARKS = {
     "training": training,
     "decoding": decoding,
     "memory": memory,
+    "overhead": overhead,
     "precision": precision,
 }
 MODES = ("forward", "forward + backward")

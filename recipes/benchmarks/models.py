@@ -1,10 +1,10 @@
-"""Whole models: a training step with Adam and clipping, and beam search."""
+"""Whole models: training steps with Adam and clipping, and beam search."""
 
 from __future__ import annotations
 
 import argparse
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 from fairseq import utils
@@ -17,6 +17,7 @@ from fairseq.optim.adam import Adam
 from fairseq.sequence_generator import SequenceGenerator
 
 import fairseq_phm  # noqa: F401, registers the models
+from fairseq_phm.modules import batched_weights
 
 from .timing import Row, interleave, rows
 
@@ -32,12 +33,19 @@ SIZES: Dict[str, Dict[str, Any]] = {
 }
 
 
+TINY = {
+    f"{stack}_{name}": size
+    for stack in ("encoder", "decoder")
+    for name, size in dict(embed_dim=32, ffn_embed_dim=64, attention_heads=4).items()
+}
+
+
 class Vocabulary:
     """What a model asks of a fairseq task."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: int = WORDS) -> None:
         self.target_dictionary = self.source_dictionary = Dictionary()
-        for i in range(WORDS):
+        for i in range(words):
             self.target_dictionary.add_symbol(f"w{i}")
 
 
@@ -55,6 +63,36 @@ def training(options: argparse.Namespace) -> List[Row]:
     return rows(
         interleave(calls, options), "dense", **about, mode="step with Adam, clipping"
     )
+
+
+def overhead(options: argparse.Namespace) -> List[Row]:
+    """Measure steps so small that their kernels take no time, as most of a GPU's do.
+
+    PHM layers build their weights one by one, and at once, as on a GPU.
+    """
+    task, calls = Vocabulary(words=50), {}
+    batch = _batch(4, options.device, words=50)
+    batch["net_input"]["prev_output_tokens"] = batch["net_input"]["src_tokens"]
+    sample = {**batch, "target": batch["net_input"]["src_tokens"], "ntokens": 4}
+
+    def on(devices: Tuple[str, ...], step: Callable[[], None]) -> Callable[[], None]:
+        def steps() -> None:
+            batched_weights.DEVICES = devices
+            for _ in range(10):
+                step()
+
+        return steps
+
+    before = batched_weights.DEVICES
+    for name, model in _transformers(task, options, **TINY).items():
+        step = _step(model.train(), sample, task, options)
+        calls[name] = on((), step)
+        if "n=" in name:
+            calls[f"{name} at once"] = on((options.device.partition(":")[0],), step)
+    about = {"benchmark": "overhead", "in x out": "transformer, 32/64, 6+6"}
+    times = interleave(calls, options)
+    batched_weights.DEVICES = before
+    return rows(times, "dense", **about, tokens=4 * LENGTH, mode="10 steps")
 
 
 def decoding(options: argparse.Namespace) -> List[Row]:
@@ -76,14 +114,14 @@ def decoding(options: argparse.Namespace) -> List[Row]:
 
 
 def _transformers(
-    task: Vocabulary, options: argparse.Namespace
+    task: Vocabulary, options: argparse.Namespace, **sizes: int
 ) -> Dict[str, BaseFairseqModel]:
-    models = {"dense": _build("phm_transformer", task, options, phm_n=1)}
+    models = {"dense": _build("phm_transformer", task, options, phm_n=1, **sizes)}
     for n in options.n:
         for name, rule_rank in ((f"n={n}", 0), (f"n={n} R={n}", n)):
-            flags = dict(phm_n=n, phm_rule_rank=rule_rank)
+            flags = dict(phm_n=n, phm_rule_rank=rule_rank, **sizes)
             models[name] = _build("phm_transformer", task, options, **flags)
-    return {**models, "stock": _build("transformer", task, options)}
+    return {**models, "stock": _build("transformer", task, options, **sizes)}
 
 
 def _lstms(
@@ -108,9 +146,9 @@ def _build(
     return model.to(device=options.device, dtype=getattr(torch, options.dtype))
 
 
-def _batch(sentences: int, device: str) -> Dict[str, Any]:
+def _batch(sentences: int, device: str, words: int = WORDS) -> Dict[str, Any]:
     torch.manual_seed(1)
-    tokens = torch.randint(4, WORDS, (sentences, LENGTH), device=device)
+    tokens = torch.randint(4, words, (sentences, LENGTH), device=device)
     lengths = torch.full((sentences,), LENGTH, device=device)
     return {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
 
