@@ -1,5 +1,6 @@
 """Checkpoints of fairseq: read and written, and what their training was."""
 
+import argparse
 import re
 import zipfile
 from pathlib import Path
@@ -82,7 +83,7 @@ def options_of(checkpoint: Mapping[str, Any], part: str) -> Dict[str, Any]:
         part: ``"model"``, ``"task"``, ``"criterion"``.
 
     Raises:
-        TypeError: they are of another kind, in a file that is not of fairseq.
+        DataError: they are of another kind, in a file that is not of fairseq.
 
     >>> from argparse import Namespace
     >>> old, new = {"args": Namespace(data="bin")}, {"cfg": {"task": {"data": "bin"}}}
@@ -92,9 +93,11 @@ def options_of(checkpoint: Mapping[str, Any], part: str) -> Dict[str, Any]:
     held, cfg = checkpoint.get("args"), checkpoint.get("cfg")
     if held is None and isinstance(cfg, Mapping):
         held = cfg.get(part)
-    if held is None:
-        return {}
-    return dict(held if isinstance(held, Mapping) else vars(held))
+    if isinstance(held, argparse.Namespace):
+        return dict(vars(held))
+    if isinstance(held, Mapping) or held is None:
+        return dict(held or {})
+    raise DataError(f"damaged: its options are no options but {type(held).__name__}")
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -377,7 +377,7 @@ FOREIGN = {
         "a model of another task: translation, not tsv_classification",
     ),
     "of no task": ({}, "a model of another task: none, not tsv_classification"),
-    "of odd options": ({"args": 3, "cfg": 4}, "no classifier of this plugin: "),
+    "of odd options": ({"args": 3, "cfg": 4}, "damaged: its options are no options "),
     "cut": (
         {"cfg": {"task": {"_name": "tsv_classification"}}},
         "no classifier of this plugin: ",

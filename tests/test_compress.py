@@ -399,6 +399,10 @@ def change(path, **entries):
             "dense.pt: damaged: blocks is a single number",
         ),
         (
+            lambda path: change(path, args=[1]),
+            "dense.pt: damaged: its options are no options but list",
+        ),
+        (
             lambda path: infinite(path),
             "encoder.layers.0.fc1 has numbers that are not f",
         ),

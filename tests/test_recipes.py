@@ -504,6 +504,28 @@ def test_lines_are_noted_once_and_torn_ones_go(tmp_path):
     assert file.read_text() == '{"a": 1}\n{"a": 4}\n'
 
 
+def test_programs_that_add_lines_at_once_lose_none(tmp_path):
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom recipes.driver.results import *\n"
+        "for turn in range(20):\n"
+        "    line = {'model': '4', 'seed': int(sys.argv[1]) + turn}\n"
+        "    add_lines(Path('a.jsonl'), [line], ['seed'])\n"
+        "    note(line, Path('b.jsonl'))\n"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(start)],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        for start in (0, 100, 200)
+    ]  # fmt: skip
+    assert [one.wait() for one in running] == [0, 0, 0]
+    for name in ("a.jsonl", "b.jsonl"):
+        lines = (tmp_path / name).read_text().splitlines()
+        seeds = sorted(json.loads(line)["seed"] for line in lines)
+        assert seeds == [100 * i + turn for i in range(3) for turn in range(20)]
+
+
 def test_one_program_at_a_time_and_children_end_with_it(tmp_path):
     """kill -9 of a driver: what it started ends, and then the folder is free.
 

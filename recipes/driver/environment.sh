@@ -13,6 +13,8 @@ extras=${2:-recipes} python=${PYTHON:-python3} fairseq=${FAIRSEQ:-fairseq-fixed}
   echo "environment.sh: needs Python 3.9 to 3.13; '$python' is not: set PYTHON" >&2
   exit 1
 }
+# Another call for the same environment waits until this one has made it.
+if command -v flock >/dev/null && { exec 9>"$venv.lock"; } 2>/dev/null; then flock 9; fi
 base="$fairseq $("$python" --version)"
 setup=$(cksum <setup.py)
 sources=$(find fairseq_phm -name '*.py' -exec cksum {} + | sort | cksum)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from threading import Lock
 from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple
+
+from filelock import FileLock
 
 from data_prep import DataError
 from data_prep.workspace import atomic_path
@@ -14,7 +15,6 @@ from data_prep.workspace import atomic_path
 from .models import Model
 
 Line = Dict[str, Any]
-_one_at_a_time = Lock()
 
 _TYPES: Dict[str, Tuple[Any, str]] = {
     "text": (
@@ -53,7 +53,7 @@ def note(line: Line, file: Path) -> None:
         file: JSON lines of all runs; made if it is not there.
     """
     text = (json.dumps(line, ensure_ascii=False) + "\n").encode()
-    with _one_at_a_time, file.open("ab+") as lines:
+    with _alone(file), file.open("ab+") as lines:
         lines.seek(0)
         known = lines.read()
         whole, end, torn = known.rpartition(b"\n")
@@ -77,10 +77,16 @@ def add_lines(file: Path, lines: Sequence[Line], key: Sequence[str]) -> None:
     Raises:
         DataError: a line of the file is none.
     """
-    before = read_lines([file], lambda line: key) if file.is_file() else []
-    with atomic_path(file) as partial, partial.open("w", encoding="utf-8") as out:
-        for line in united([*before, *lines], key):
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    with _alone(file):
+        before = read_lines([file], lambda line: key) if file.is_file() else []
+        with atomic_path(file) as partial, partial.open("w", encoding="utf-8") as out:
+            for line in united([*before, *lines], key):
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _alone(file: Path) -> FileLock:
+    """Keep other threads and programs from the file meanwhile."""
+    return FileLock(file.with_name(f".{file.name}.lock"))
 
 
 def united(lines: Iterable[Line], key: Sequence[str]) -> List[Line]:
