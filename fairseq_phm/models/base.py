@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import show_data_errors_in_one_line
 from ..functional import ALGEBRAS, multiplication_rule
+from ..functional.tracing import is_tracing
 from ..mismatch import check_named_rule, flags_of, mismatch
 from ..modules import PHMEmbedding
 from ..modules.batched_weights import batched_weights
@@ -245,6 +246,8 @@ class PHMModel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, with the weights of all layers built at once on a GPU."""
+        if is_tracing():  # compilers know no context managers
+            return super().__call__(*args, **kwargs)
         with batched_weights(self):
             return super().__call__(*args, **kwargs)
 

@@ -187,7 +187,7 @@ class Attention(MultiheadAttention):
             or (self.encoder_decoder_attention and key is not value)
         )
 
-    def batches(self) -> List[Tuple[nn.Module, ...]]:
+    def multiplied_at_once(self) -> List[Tuple[nn.Module, ...]]:
         """List the projections that have the same input in training."""
         if self.self_attention:
             return [(self.q_proj, self.k_proj, self.v_proj)]

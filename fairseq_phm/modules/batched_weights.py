@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import batched_kronecker_sums, cp_rule, times_rate
-from ..functional.tracing import is_tracing
 from ..spec import RULE_FACTORS
 from .cache import built_for_a_pass
 from .factors import SCALED
@@ -35,7 +34,9 @@ def batched_weights(model: nn.Module) -> Iterator[None]:
         model: in training; otherwise nothing is built.
     """
     weights: Dict[Tuple[int, ...], Tensor] = {}
-    if model.training and torch.is_grad_enabled() and not is_tracing():
+    first = next(model.parameters(), None)
+    on_a_gpu = first is not None and first.device.type in DEVICES
+    if on_a_gpu and model.training and torch.is_grad_enabled():
         weights = _weights(model)
     with built_for_a_pass(weights):
         yield
@@ -63,7 +64,7 @@ def _parts(model: nn.Module) -> Iterator[Part]:
         return
     together = {}
     for module in modules:
-        for part in getattr(module, "batches", tuple)():
+        for part in getattr(module, "multiplied_at_once", tuple)():
             together.update((layer, part) for layer in part)
     yield from dict.fromkeys(together.get(module, (module,)) for module in modules)
 
