@@ -1,12 +1,14 @@
 """Weights that are built at once, as on a GPU, against those of layer after layer."""
 
 import threading
+from functools import partial
 
 import pytest
 import torch
 from conftest import Task, padded_batch, tiny_transformer
 from torch import nn
 from torch.nn.utils import parametrize, prune
+from torch.utils.checkpoint import checkpoint
 
 from fairseq_phm import PHMLSTM, PHMLinear
 from fairseq_phm.functional import batched_kronecker_sums, kronecker_sums
@@ -125,6 +127,38 @@ def test_checkpointed_activations(monkeypatch):
     assert_same_as_one_by_one(model, lambda m: m(**BATCH)[0], monkeypatch)
 
 
+def test_checkpointed_layers_that_are_not_reentrant(monkeypatch):
+    if not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):
+        pytest.skip("this torch does not tell")
+    model = tiny_transformer(Task(), phm_n=4).double().train()
+    for layer in model.encoder.layers:
+        plain = layer.forward
+        layer.forward = partial(checkpoint, plain, use_reentrant=False)
+    assert_same_as_one_by_one(model, lambda m: m(**BATCH)[0], monkeypatch)
+
+
+def test_a_part_without_autocast():
+    model = nn.Sequential(PHMLinear(16, 16, 4), PHMLinear(16, 16, 4)).train()
+    with torch.autocast("cpu", torch.bfloat16), batched_weights(model):
+        assert model[0](X.float()).dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert model[1](X.float()).dtype == torch.float32
+
+
+def test_a_model_in_a_pass_of_its_own(monkeypatch):
+    def call(outer):
+        with batched_weights(outer):
+            found = outer(X)
+            other = {k: v.detach() + 1 for k, v in outer.named_parameters()}
+            with torch.no_grad(), batched_weights(outer):
+                return found, torch.func.functional_call(outer, other, (X,))
+
+    model = nn.Sequential(PHMLinear(16, 16, 4), PHMLinear(16, 16, 4)).double().train()
+    found = call(model)
+    monkeypatch.setattr(module, "DEVICES", ())
+    torch.testing.assert_close(found, call(model))
+
+
 def test_autocast_is_as_exact(monkeypatch):
     def call(model):
         with torch.autocast("cpu", torch.bfloat16):
@@ -155,6 +189,10 @@ class Half(nn.Module):
         return values / 2
 
 
+def clamp(layer, inputs):
+    layer.blocks.data.clamp_(max=0.0)
+
+
 def changed(how):
     layer = PHMLinear(16, 16, 4, rule_lr=8.0)
     if how == "rule":
@@ -165,12 +203,16 @@ def changed(how):
         prune.random_unstructured(layer, "blocks", 0.5)
     elif how == "hook":
         layer.register_forward_hook(lambda layer, inputs, output: 2 * output)
+    elif how == "hook before":
+        layer.register_forward_pre_hook(clamp)
     elif how == "fixed":
         layer.blocks.requires_grad_(False)
     return layer
 
 
-@pytest.mark.parametrize("how", ["rule", "parametrized", "pruned", "hook", "fixed"])
+@pytest.mark.parametrize(
+    "how", ["rule", "parametrized", "pruned", "hook", "hook before", "fixed"]
+)
 def test_layers_that_were_changed(how, monkeypatch):
     def call(model):
         with batched_weights(model):

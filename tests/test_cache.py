@@ -115,6 +115,30 @@ def test_kept_on_a_gpu_after_make_generation_fast(layer, off_the_cpu):
 
 
 @torch.no_grad()
+def test_trust_ends_with_training_and_survives_copies(layer, off_the_cpu):
+    for module in layer.modules():
+        if hasattr(module, "make_generation_fast_"):
+            module.make_generation_fast_()
+    copied = copy.deepcopy(layer)
+    assert weight_of(copied) is weight_of(copied)
+    layer.train().eval()
+    assert weight_of(layer) is not weight_of(layer)
+
+
+@torch.no_grad()
+def test_models_move_after_make_generation_fast():
+    layer = PHMLinear(16, 24, 4).eval()
+    layer.make_generation_fast_()
+    assert layer.weight is layer.weight
+    assert layer.to("meta").weight.is_meta  # no bytes of another device are read
+    with torch.inference_mode():
+        made = PHMLinear(16, 24, 4).eval()
+        made.make_generation_fast_()
+        made.to("meta")
+        assert made.weight is not made.weight  # nothing tells of edits
+
+
+@torch.no_grad()
 def test_models_keep_all_weights_after_make_generation_fast(off_the_cpu, monkeypatch):
     model = tiny_transformer(Task(), phm_n=4).eval()
     batch = padded_batch(Task())

@@ -246,7 +246,8 @@ class PHMModel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model, with the weights of all layers built at once on a GPU."""
-        if is_tracing():  # compilers know no context managers
+        compiled = getattr(self, "_compiled_call_impl", None) is not None
+        if compiled or is_tracing():  # compilers know no context managers
             return super().__call__(*args, **kwargs)
         with batched_weights(self):
             return super().__call__(*args, **kwargs)

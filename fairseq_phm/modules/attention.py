@@ -191,9 +191,7 @@ class Attention(MultiheadAttention):
         """List the projections that have the same input in training."""
         if self.self_attention:
             return [(self.q_proj, self.k_proj, self.v_proj)]
-        if self.encoder_decoder_attention:
-            return [(self.q_proj,), (self.k_proj, self.v_proj)]
-        return []
+        return [(self.q_proj,), (self.k_proj, self.v_proj)]
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> List[Tensor]:
         projections = [self.q_proj, self.k_proj, self.v_proj]

@@ -7,7 +7,9 @@ from typing import Any, Dict, Hashable, Iterator, List, Optional, Sequence, Tupl
 import torch
 from torch import Tensor, nn
 
-from ..functional import batched_kronecker_sums, cp_rule, times_rate
+from ..functional import batched_kronecker_sums, choose_path, cp_rule, times_rate
+from ..functional.dispatch import WEIGHT
+from ..functional.tracing import is_ordinary
 from ..spec import RULE_FACTORS
 from .cache import built_for_a_pass
 from .factors import SCALED
@@ -16,7 +18,10 @@ from .linear import PHMLinear
 DEVICES = ("cuda",)
 """Where the time of a step goes by the number of kernels more than by their work."""
 
-Part = Tuple[nn.Module, ...]  # layers whose weights are used as one
+MANY = 4096
+"""Tokens of a batch: for so many the path of a layer is asked."""
+
+Part = Tuple[PHMLinear, ...]  # layers whose weights are used as one
 
 
 @contextmanager
@@ -25,10 +30,13 @@ def batched_weights(model: nn.Module) -> Iterator[None]:
 
     Layers of equal sizes are a batch: one product builds their weights and two their
     gradients, where each layer takes a dozen kernels. All weights are in memory at the
-    same time, as those of a dense model are. Only for training on a GPU, and for layers
-    with their own rule and blocks as parameters; others build their weights themselves,
-    as do those that ``--checkpoint-activations`` computes once more. Not with
-    LayerDrop: a layer that is left out would get zeros for a gradient.
+    same time, as those of a dense model are, and later their gradients: those of the
+    blocks are ready when the last of the batch is.
+
+    Only for training on a GPU, and for layers with their own rule and blocks as
+    parameters and without hooks before them; others build their weights themselves, as
+    do those that a checkpointed part computes once more. Not with LayerDrop: a layer
+    that is left out would get zeros for a gradient.
 
     Args:
         model: in training; otherwise nothing is built.
@@ -58,50 +66,52 @@ def _weights(model: nn.Module) -> Dict[Tuple[int, ...], Tensor]:
 
 
 def _parts(model: nn.Module) -> Iterator[Part]:
-    """Yield all modules, those together that attention multiplies at once."""
-    modules = list(model.modules())
-    if any(type(one).__name__ == "LayerDropModuleList" and one.p for one in modules):
-        return
-    together = {}
-    for module in modules:
-        for part in getattr(module, "multiplied_at_once", tuple)():
-            together.update((layer, part) for layer in part)
-    yield from dict.fromkeys(together.get(module, (module,)) for module in modules)
+    """Yield the layers, those together that attention multiplies at once."""
+    together: Dict[nn.Module, Part] = {}
+    layers: List[PHMLinear] = []
+    for module in model.modules():
+        if type(module) is PHMLinear and module.n > 1:
+            layers.append(module)
+        elif hasattr(type(module), "multiplied_at_once"):
+            for part in module.multiplied_at_once():
+                together.update((layer, part) for layer in part)
+        elif type(module).__name__ == "LayerDropModuleList" and module.p:
+            return
+    yield from dict.fromkeys(together.get(layer, (layer,)) for layer in layers)
 
 
 def _kind(layer: nn.Module) -> Optional[Hashable]:
     """Return what layers of a batch have in common; None for what is in no batch."""
-    if type(layer) is not PHMLinear or layer.n == 1:
+    if type(layer) is not PHMLinear or not layer.training or layer._forward_pre_hooks:
         return None
     blocks = layer._parameters.get("blocks")
-    if not layer.training or blocks is None or blocks.device.type not in DEVICES:
+    if blocks is None or blocks.device.type not in DEVICES:
         return None
-    rates = tuple(rate for _, rate in _rule(layer))
-    if None in rates:
-        return None
-    return blocks.shape, blocks.dtype, blocks.device, layer.rule_rank, rates
+    rule = _rule(layer)
+    if not all(held is not None and is_ordinary(held) for held in (blocks, *rule)):
+        return None  # torch computes it: pruned, parametrized, sharded
+    sizes = (layer.n, layer.in_features, layer.out_features, blocks.device.type)
+    path = choose_path(MANY, *sizes, blocks.dtype, False, layer.rule_rank)
+    rates = tuple(rate for rate in rule.values())
+    place = (blocks.dtype, blocks.device)
+    return None if path != WEIGHT else (*sizes, *place, layer.rule_rank, rates)
 
 
-def _rule(layer: PHMLinear) -> List[Tuple[Any, Optional[float]]]:
-    """List the factors of a rule, and what each is multiplied by.
-
-    None is for what torch computes: pruned and parametrized factors.
-    """
-    found: List[Tuple[Any, Optional[float]]] = []
+def _rule(layer: PHMLinear) -> Dict[Any, float]:
+    """Return the stored factors of a rule, and what each is multiplied by."""
+    found = {}
     for name in RULE_FACTORS if layer.rule_rank else ("rule",):
         scaled = layer._parameters.get(SCALED[name])
-        held = layer.stored(name)
-        rate = 1.0 if scaled is None else layer.rule_lr
-        found.append((held, None if held is None else rate))
+        found[layer.stored(name)] = 1.0 if scaled is None else layer.rule_lr
     return found
 
 
-def _build(layers: Sequence[Any]) -> Tensor:
+def _build(layers: Sequence[PHMLinear]) -> Tensor:
     """Build H of layers of one kind, one below the other."""
-    rules = zip(*map(_rule, layers))  # of each factor, those of all layers
+    rates = _rule(layers[0]).values()
     factors = [
-        times_rate(torch.stack([held for held, _ in same]), same[0][1])
-        for same in rules
+        times_rate(torch.stack(same), rate)
+        for same, rate in zip(zip(*map(_rule, layers)), rates)
     ]
     rule = cp_rule(*factors) if layers[0].rule_rank else factors[0]
     return batched_kronecker_sums(rule, torch.stack([one.blocks for one in layers]))

@@ -1,4 +1,4 @@
-"""H that is there: kept in eval mode, never used when stale; built for a pass."""
+"""H that is there: kept in eval mode until a factor changes; built for a pass."""
 
 import ctypes
 import threading
@@ -35,11 +35,13 @@ class WeightCache:
 
     def __init__(self) -> None:
         self._batched: Any = WeakSet()
-        self._trusts = False
         self.clear()
 
     def trust(self) -> None:
-        """Keep the weight on all devices: the model translates, and does not learn."""
+        """Keep the weight on all devices, until :meth:`clear`; for a finished model.
+
+        Meanwhile edits off the CPU that torch does not count are missed: by ``.data``.
+        """
         self._trusts = True
 
     def join(self, parts: Iterable["WeightCache"]) -> None:
@@ -51,6 +53,7 @@ class WeightCache:
         """Forget the weight, and batched ones built with it; free their memory."""
         for batched in self._batched:
             batched.clear()
+        self._trusts = False
         self._kept: Optional[Tuple[Tensor, int, Hashable, Tuple[Any, ...]]] = None
 
     def keeps(self, sources: Sequence[Tensor]) -> bool:
@@ -63,7 +66,9 @@ class WeightCache:
         """
         if torch.is_grad_enabled() or is_autocasting() or is_tracing():
             return False
-        return all(map(is_ordinary if self._trusts else is_plain, sources))
+        if self._trusts:
+            return all(is_plain(one) or _counts_edits(one) for one in sources)
+        return all(map(is_plain, sources))
 
     def get(
         self,
@@ -98,14 +103,17 @@ class WeightCache:
         return weight
 
     def __deepcopy__(self, memo: Any) -> "WeightCache":
-        return WeightCache()
+        made = WeightCache()
+        made._trusts = self._trusts
+        return made
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return WeightCache, ()
 
 
 _pass = threading.local()
-"""``weights`` of the forward pass that this thread is in, by the ids of the layers."""
+"""``weights`` of the forward pass that this thread is in, by the ids of the layers, and
+whether they were ``cast``, built under autocast."""
 
 
 @contextmanager
@@ -116,18 +124,29 @@ def built_for_a_pass(weights: Dict[Tuple[int, ...], Tensor]) -> Iterator[None]:
         weights: ids of the layers that are multiplied at once -> their H, one below the
             other.
     """
-    before = getattr(_pass, "weights", {})
-    _pass.weights = {**before, **weights}
+    before = getattr(_pass, "weights", {}), getattr(_pass, "cast", False)
+    _pass.weights, _pass.cast = weights, is_autocasting()
     try:
         yield
     finally:
-        _pass.weights = before
+        _pass.weights, _pass.cast = before
 
 
 def built_weight(layers: Iterable[Any]) -> Optional[Tensor]:
-    """Return H of these layers, one below the other, if it was built for this pass."""
+    """Return H of these layers, one below the other, if it was built for this pass.
+
+    Not where autocast was switched since, nor where tensors for the backward pass are
+    saved in another way: a checkpointed part builds its own when it comes again.
+    """
     weights = getattr(_pass, "weights", None)
-    return weights.get(tuple(map(id, layers))) if weights else None
+    if not weights or _pass.cast != is_autocasting() or _saves_otherwise(True):
+        return None
+    return weights.get(tuple(map(id, layers)))
+
+
+_saves_otherwise: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None
+)  # torch 2.2 does not tell
 
 
 def _remembered(source: Tensor) -> Any:
@@ -137,6 +156,10 @@ def _remembered(source: Tensor) -> Any:
     return source.detach().clone(memory_format=torch.contiguous_format)
 
 
+def _counts_edits(source: Tensor) -> bool:
+    return is_ordinary(source) and not source.is_inference()
+
+
 def _edition(source: Tensor) -> Tuple[int, int, torch.dtype]:
     return _version(source), source.data_ptr(), source.dtype
 
@@ -144,7 +167,7 @@ def _edition(source: Tensor) -> Tuple[int, int, torch.dtype]:
 def _same(now: Tensor, then: Any) -> bool:
     if isinstance(then, tuple):
         return now is then[0] and _edition(now) == then[1:]
-    if now.dtype != then.dtype or now.shape != then.shape:
+    if not now.is_cpu or now.dtype != then.dtype or now.shape != then.shape:
         return False
     plain = now.is_contiguous() and not (now.is_neg() or now.is_conj())
     if _memcmp is None or not plain:

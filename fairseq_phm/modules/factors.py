@@ -29,8 +29,9 @@ STORED = (*RULES, *BLOCKS)
 FACTORS = (*STORED, *SCALED.values())
 """Names of the tensors that H is built from; a layer leaves some of them None."""
 
-_saved: Any = WeakIdKeyDictionary()
-"""Parameter -> its last entry in a state dict (weak), for the layers that share it."""
+_saving = threading.local()
+"""``entries`` of each thread: parameter -> its last entry in a state dict (weak), for
+the layers that share it."""
 
 _loading = threading.local()
 """The last ``load_state_dict`` of each thread; see :func:`_loaded_by`."""
@@ -279,18 +280,20 @@ class Factors(nn.Module):
             value = destination.pop(prefix + scaled, None)
             if value is not None:
                 destination[prefix + name] = value * self.rule_lr
+        if not hasattr(_saving, "entries"):
+            _saving.entries = WeakIdKeyDictionary()
         for name in STORED:
             held, key = self.stored(name), prefix + name
             if held is None or name in self._buffers:
                 continue
-            saved = _saved.get(held)
+            saved = _saving.entries.get(held)
             earlier = None if saved is None else saved()
             if name in self._tied and any(
                 value is earlier for one, value in destination.items() if one != key
             ):
                 del destination[key]
             else:
-                _saved[held] = weakref.ref(destination[key])
+                _saving.entries[held] = weakref.ref(destination[key])
 
     def _load_from_state_dict(
         self,

@@ -135,7 +135,6 @@ class PHMLinear(Factors):
             self._cache.clear()
         return super().train(mode)
 
-    @torch.jit.unused
     def make_generation_fast_(self, **options: Any) -> None:
         """Keep H on a GPU, too: called by ``make_generation_fast_`` of the model."""
         self._cache.trust()

@@ -73,7 +73,11 @@ def overhead(options: argparse.Namespace) -> List[Row]:
     task, calls = Vocabulary(words=50), {}
     batch = _batch(4, options.device, words=50)
     batch["net_input"]["prev_output_tokens"] = batch["net_input"]["src_tokens"]
-    sample = {**batch, "target": batch["net_input"]["src_tokens"], "ntokens": 4}
+    sample = {
+        **batch,
+        "target": batch["net_input"]["src_tokens"],
+        "ntokens": 4 * LENGTH,
+    }
 
     def on(devices: Tuple[str, ...], step: Callable[[], None]) -> Callable[[], None]:
         def steps() -> None:
@@ -86,12 +90,15 @@ def overhead(options: argparse.Namespace) -> List[Row]:
     before = batched_weights.DEVICES
     for name, model in _transformers(task, options, **TINY).items():
         step = _step(model.train(), sample, task, options)
-        calls[name] = on((), step)
         if "n=" in name:
-            calls[f"{name} at once"] = on((options.device.partition(":")[0],), step)
+            calls[name] = on((), step)
+            name += " at once"
+        calls[name] = on((options.device.partition(":")[0],), step)
     about = {"benchmark": "overhead", "in x out": "transformer, 32/64, 6+6"}
-    times = interleave(calls, options)
-    batched_weights.DEVICES = before
+    try:
+        times = interleave(calls, options)
+    finally:
+        batched_weights.DEVICES = before
     return rows(times, "dense", **about, tokens=4 * LENGTH, mode="10 steps")
 
 

@@ -459,12 +459,15 @@ def updates_of_dense(checkpoint: Path, data: Data) -> int:
         sizes = tuple(len(load_dictionary(file)) for file in files)
     except DataError as error:
         raise RunError(str(error)) from None
+    try:
+        criterion, task = options_of(found, "criterion"), options_of(found, "task")
+    except DataError as error:
+        raise RunError(f"{checkpoint}: {error}") from None
     if vocabulary_sizes(found["model"]) != sizes:
         raise RunError(
             f"{checkpoint}: has vocabularies of {vocabulary_sizes(found['model'])} "
             f"subwords, the data {sizes}: --vocab-size?"
         )
-    criterion, task = options_of(found, "criterion"), options_of(found, "task")
     name = criterion.get("_name") or criterion.get("criterion")
     smoothing = criterion.get("label_smoothing")
     if (name, smoothing) != LOSS:

@@ -13,8 +13,11 @@ extras=${2:-recipes} python=${PYTHON:-python3} fairseq=${FAIRSEQ:-fairseq-fixed}
   echo "environment.sh: needs Python 3.9 to 3.13; '$python' is not: set PYTHON" >&2
   exit 1
 }
-# Another call for the same environment waits until this one has made it.
-if command -v flock >/dev/null && { exec 9>"$venv.lock"; } 2>/dev/null; then flock 9; fi
+step() { echo "[$(date +%H:%M:%S)] $*"; }
+# One call at a time makes an environment.
+if command -v flock >/dev/null && { exec 9>"$venv.lock"; } 2>/dev/null; then
+  flock -n 9 || { step "Waiting for another call, which makes $venv" && flock 9; } || true
+fi
 base="$fairseq $("$python" --version)"
 setup=$(cksum <setup.py)
 sources=$(find fairseq_phm -name '*.py' -exec cksum {} + | sort | cksum)
@@ -27,7 +30,6 @@ fi
 if [ "$old_base,$old_extras,$old_setup,$old_sources" = "$base,$extras,$setup,$sources" ]; then
   exit 0
 fi
-step() { echo "[$(date +%H:%M:%S)] $*"; }
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 # A copy: setuptools would install modules that are gone from build/ beside the sources.
 source=$(mktemp -d)
