@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, Dict, Hashable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
@@ -110,8 +111,17 @@ def _build(layers: Sequence[PHMLinear]) -> Tensor:
     """Build H of layers of one kind, one below the other."""
     rates = _rule(layers[0]).values()
     factors = [
-        times_rate(torch.stack(same), rate)
+        times_rate(_stacked(same), rate)
         for same, rate in zip(zip(*map(_rule, layers)), rates)
     ]
     rule = cp_rule(*factors) if layers[0].rule_rank else factors[0]
     return batched_kronecker_sums(rule, torch.stack([one.blocks for one in layers]))
+
+
+def _stacked(factors: Sequence[Tensor]) -> Tensor:
+    """Stack factors of rules, and each once where neighbours share it, as in pairs."""
+    runs = [list(run) for _, run in groupby(factors, id)]
+    times = len(runs[0])
+    if any(len(run) != times for run in runs):
+        return torch.stack(list(factors))
+    return torch.stack([run[0] for run in runs]).repeat_interleave(times, 0)
