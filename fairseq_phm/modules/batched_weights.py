@@ -93,13 +93,13 @@ def _kind(layer: nn.Module) -> Optional[Hashable]:
         return None  # torch computes it: pruned, parametrized, sharded
     sizes = (layer.n, layer.in_features, layer.out_features, blocks.device.type)
     path = choose_path(MANY, *sizes, blocks.dtype, False, layer.rule_rank)
-    rates = tuple(rate for rate in rule.values())
+    rates = tuple(rule.values())
     place = (blocks.dtype, blocks.device)
     return None if path != WEIGHT else (*sizes, *place, layer.rule_rank, rates)
 
 
 def _rule(layer: PHMLinear) -> Dict[Any, float]:
-    """Return the stored factors of a rule, and what each is multiplied by."""
+    """Return the stored factors of a rule, (n, n, n) or (n, R), and their rates."""
     found = {}
     for name in RULE_FACTORS if layer.rule_rank else ("rule",):
         scaled = layer._parameters.get(SCALED[name])
@@ -108,7 +108,7 @@ def _rule(layer: PHMLinear) -> Dict[Any, float]:
 
 
 def _build(layers: Sequence[PHMLinear]) -> Tensor:
-    """Build H of layers of one kind, one below the other."""
+    """Build H of layers of one kind, (number of layers * out, in)."""
     rates = _rule(layers[0]).values()
     factors = [
         times_rate(_stacked(same), rate)

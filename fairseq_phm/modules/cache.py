@@ -13,7 +13,7 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
-)  # fmt: skip
+)
 from weakref import WeakSet
 
 import torch
@@ -137,6 +137,12 @@ def built_weight(layers: Iterable[Any]) -> Optional[Tensor]:
 
     Not where autocast was switched since, nor where tensors for the backward pass are
     saved in another way: a checkpointed part builds its own when it comes again.
+
+    Args:
+        layers: that are multiplied at once, in this order.
+
+    Returns:
+        Tensor (sum of their outputs, in), or None.
     """
     weights = getattr(_pass, "weights", None)
     if not weights or _pass.cast != is_autocasting() or _saves_otherwise(True):

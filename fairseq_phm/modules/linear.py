@@ -123,6 +123,7 @@ class PHMLinear(Factors):
 
     @torch.jit.unused
     def _built(self) -> Optional[Tensor]:
+        """Return H, (out, in), if this forward pass has built it with others."""
         return None if is_tracing() else built_weight([self])
 
     def build_weight(self) -> Tensor:
