@@ -242,6 +242,16 @@ def test_numbers_that_are_not_finite(checkpoints, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["nan.pt"]
 
 
+def test_what_fairseq_never_fills_may_hold_anything(checkpoints, tmp_path):
+    """A buffer of 0.12.2 has what was in memory."""
+    state = torch.load(checkpoints["dense"], weights_only=False)
+    key = "encoder.embed_positions._float_tensor"
+    state["model"][key] = torch.tensor([float("nan")])
+    torch.save(state, tmp_path / "in.pt")
+    export("torchscript", tmp_path / "in.pt", tmp_path / "out")
+    assert (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_classifiers_are_refused(checkpoints, tmp_path, monkeypatch, kind):
     args = argparse.Namespace(arch="phm_lstm_classifier")

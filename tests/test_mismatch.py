@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Task
+from conftest import Task, assert_same_state
 from fairseq import checkpoint_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.trainer import Trainer
@@ -67,7 +67,7 @@ def test_a_named_frozen_rule_is_never_replaced(arch, half):
     before = {key: value.clone() for key, value in frozen.state_dict().items()}
     with pytest.raises(DataError, match="--phm-rule quaternion --phm-freeze-rule"):
         frozen.load_state_dict(learned.state_dict())
-    assert all(torch.equal(frozen.state_dict()[key], before[key]) for key in before)
+    assert_same_state(frozen.state_dict(), before)
     frozen.load_state_dict(build(arch, **options, **QUATERNION).state_dict())
     learned.load_state_dict(before)  # the rule is where it starts
 

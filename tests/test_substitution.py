@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from conftest import padded_batch, tiny_transformer
+from conftest import assert_same_state, padded_batch, tiny_transformer
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.fconv import FConvEncoder
 from fairseq.models.transformer import TransformerModel
@@ -350,9 +350,7 @@ def test_errors_change_nothing(task, options, message):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=message):
         substitute(model, **options)
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert_same_state(model.state_dict(), before)
 
 
 def test_quant_noise_is_refused(task):
