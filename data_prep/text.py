@@ -55,7 +55,8 @@ def read_chunks(paths: Sequence[Path], limit: int = 0) -> Iterator[Chunk]:
         size = min(CHUNK, limit - first + 1) if limit else CHUNK
         sides = [list(islice(file, size)) for file in files]
         lengths = [len(side) for side in sides]
-        if len(set(lengths)) > 1:
+        at_limit = not size and len(files) > 1  # lines that no one reads count, too
+        if at_limit or len(set(lengths)) > 1:
             totals = [
                 first - 1 + length + sum(1 for _ in file)
                 for length, file in zip(lengths, files)
@@ -63,9 +64,10 @@ def read_chunks(paths: Sequence[Path], limit: int = 0) -> Iterator[Chunk]:
             empty = [path for path, total in zip(paths, totals) if not total]
             if empty:
                 raise DataError(f"{empty[0]}: the file is empty")
-            raise DataError(
-                f"{paths[0]} has {totals[0]} lines but {paths[1]} has {totals[1]}"
-            )
+            if len(set(totals)) > 1:
+                raise DataError(
+                    f"{paths[0]} has {totals[0]} lines but {paths[1]} has {totals[1]}"
+                )
         if not lengths[0]:
             if first == 1:
                 raise DataError(f"{paths[0]}: the file is empty")

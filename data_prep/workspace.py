@@ -119,11 +119,10 @@ class Workspace:
         """
         path = self.folder / MANIFEST
         manifest = json.loads(json.dumps(head))
-        if path.is_file():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            manifest.update({key: known[key] for key in MADE_BY if key in known})
-            if {key: known.get(key) for key in manifest} == manifest:
-                return known
+        known = _read_record(path)
+        manifest.update({key: known[key] for key in MADE_BY if key in known})
+        if {key: known.get(key) for key in manifest} == manifest:
+            return known
         manifest["steps"] = {
             name: {
                 **record["result"],

@@ -79,10 +79,23 @@ def test_peers_compute_the_same():
         torch.testing.assert_close(layer(x), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_an_unknown_benchmark_is_named(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["speed"], "unknown speed: choose of layer, paths"),
+        (["layer", "--rounds", "0"], "--rounds and --threads must be at least 1"),
+        (["layer", "--threads", "0"], "--rounds and --threads must be at least 1"),
+        (["layer", "--plot", "a.png"], "--plot needs the benchmark paths"),
+        (["layer", "--json", "no/a.json"], "no/a.json: no folder /"),
+        (["layer", "--device", "nothing"], "argument --device: nothing: "),
+        (["layer", "--dtype", "nothing"], "argument --dtype: invalid dtype value"),
+    ],
+)
+def test_bad_options_end_in_one_line(monkeypatch, capsys, arguments, message):
+    """Before anything is measured."""
     with pytest.raises(SystemExit):
-        run(monkeypatch, "recipes.benchmarks", "speed")
-    assert "unknown speed: choose of layer, paths" in capsys.readouterr().err
+        run(monkeypatch, "recipes.benchmarks", *arguments)
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_whole_models(monkeypatch, tmp_path):

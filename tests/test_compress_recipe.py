@@ -242,6 +242,7 @@ def test_options_of_compression():
         ),
         (["--models", "4-wide"], "--models 4-wide: PHM or quaternion of the dense"),
         (["--checkpoint", "none.pt"], "--checkpoint none.pt: no such file"),
+        (["--checkpoint", "a:b.pt"], "--checkpoint a:b.pt: fairseq splits paths at :"),
         (["--updates-on", "0"], "--updates-on must be at least 1"),
         (["--lr-on", "0"], "--lr-on 0: a learning rate is positive"),
         (["--rows", "distilled"], "invalid choice: 'distilled'"),

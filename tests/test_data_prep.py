@@ -21,7 +21,7 @@ from forked import python
 from data_prep import DataError, declaration
 from data_prep.prepare import prepare
 from data_prep.subwords import decode, encode, train_subwords
-from data_prep.text import read_lines
+from data_prep.text import read_chunks, read_lines
 from data_prep.workspace import Workspace
 
 pytestmark = pytest.mark.one_version
@@ -339,6 +339,25 @@ def test_bad_pairs_end_in_one_line(raw, tmp_path, name):
     left = {path.name for path in (tmp_path / "out").glob("*")} - {".lock"}
     assert left <= {"clean", "subwords"}
     assert "too long" in name or not left
+
+
+def test_sides_are_unequal_beyond_the_limit_as_well(raw):
+    (raw / "test.xx").write_text("a b\nc d\n")
+    sides = [raw / "test.xx", raw / "test.yy"]
+    for limit in (1, 2):
+        with pytest.raises(DataError, match="test.xx has 2 lines but .*yy has 11"):
+            list(read_chunks(sides, limit))
+    (chunk,) = read_chunks([raw / "test.yy"] * 2, 3)
+    assert [len(side) for side in chunk.sides] == [3, 3]
+
+
+def test_a_damaged_manifest_is_made_anew(raw, tmp_path):
+    arguments = ("--raw", raw, *PAIR, "--out", tmp_path / "out")
+    assert run(*arguments)[0] == 0
+    before = manifest(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_text("{")
+    assert run(*arguments)[0] == 0
+    assert manifest(tmp_path / "out")["steps"] == before["steps"]
 
 
 def test_too_small_a_vocabulary(raw, tmp_path):

@@ -72,6 +72,7 @@ def test_from_text_to_tables(raw, tmp_path, in_process, monkeypatch, capsys):
         bits = math.log2(line["perplexity"]) * line["subwords"]
         assert math.log2(line["word_perplexity"]) * line["words"] == pytest.approx(bits)
         assert line["curve"][-1][0] == 3
+        assert all(math.isfinite(loss) for point in line["curve"] for loss in point)
     assert "--phm-embeddings" in phm["flags"] and "phm-emb" not in dense["flags"]
     assert phm["total_parameters"] < 0.27 * dense["total_parameters"]
     for text in ("mine", "PHM n=4", "blocks of 64 subwords", "lines train 200, valid"):

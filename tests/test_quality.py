@@ -195,6 +195,21 @@ def test_lines_of_two_files_are_united():
     assert render([*first, *second]) == render(lines)
 
 
+def test_equal_time_is_of_the_last_measurement():
+    """Of three the last one was the first one again, whose runs were done before."""
+    other = [
+        {**run, "updates": 9, "throughput": 0.5, "validation_loss": 4.0}
+        for run in benchmark()
+        if run["part_of"] == ["equal time"] and run["model"] == "4r4"
+    ]
+    lines = [*benchmark(), *other]
+    assert tables(Runs(lines)) == tables(Runs(benchmark()))
+    for run in lines:
+        if run["model"] == "4r4":
+            run["throughput"] = run["throughput"] if run["updates"] == 1800 else 0.5
+    assert rows(tables(Runs(lines)), "Equal time")["PHM n=4, R=4"]["updates"] == "9"
+
+
 def test_a_title_says_what_the_size_has_otherwise():
     def title(flags):
         return Runs([line("dense", 1, ["sweep"], flags=flags)]).title
@@ -372,6 +387,10 @@ def test_convergence_between_validations():
         (["--raw", "."], "your own files need --src and --tgt"),
         (["--validations", "0"], "--validations must be at least 1"),
         (["--extend", "-1"], "--extend must be at least 0"),
+        (["--gpus", "2"], "--gpus: throughput is measured on one; --views updates"),
+        (["--report", "a", "--out", "b"], "--out has no effect: --report and --views"),
+        (["cldr", "--report", "a"], "cldr has no effect"),
+        (["--report", "a", "--", "--dropout", "0"], "--dropout has no effect"),
     ],
 )
 def test_bad_options_end_in_one_line(arguments, message, capsys):

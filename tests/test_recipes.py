@@ -33,7 +33,7 @@ from recipes.driver.options import parse_classification, parse_translation
 from recipes.driver.results import note
 from recipes.driver.settings import Source
 from recipes.driver.slurm import configuration, sweep_command, sweeps
-from recipes.driver.stages import RunError, in_threads
+from recipes.driver.stages import RunError, in_threads, read_json
 
 SCRIPTS = sorted(
     path.name
@@ -266,7 +266,13 @@ def test_a_test_set_of_one_line(translate, texts, tmp_path):
         (["--src", "de"], "--src and --tgt are both de"),
         (["--fp16"], "--fp16 and --cpu do not go together"),
         (["--nodes", "2"], "--nodes needs --master HOST:PORT"),
-        (["--node-rank", "1"], "node 0 does the other stages"),
+        (
+            ["--nodes", "2", "--master", "a", "--node-rank", "1"],
+            "node 0 does the other stages",
+        ),
+        (["--stage", "train", "--node-rank", "1"], "--node-rank 1: --nodes 1 are"),
+        (["--master", "a"], "--master is for --nodes"),
+        (["--gpus", "2"], "--gpus and --cpu do not go together"),
         (["--slurm"], "--slurm is for --size paper"),
         (["--models", "3"], "--models 3: 3 does not divide the widths of phm_tran"),
         (["--lr", "-1"], "--lr -1: a learning rate is positive"),
@@ -339,9 +345,16 @@ def test_models_that_classifiers_cannot_be_are_refused(arguments, message, capsy
     assert parse_classification(["scitail", "--models", "8", *own]).models
 
 
-def test_more_gpus_than_there_are_is_one_line(translate):
+def test_a_damaged_file_of_a_run_is_named(tmp_path):
+    (tmp_path / "train.json").write_text('{"curve": [[')
+    with pytest.raises(RunError, match="train.json: damaged, .*: remove it"):
+        read_json(tmp_path / "train.json")
+
+
+def test_more_gpus_than_there_are_is_one_line(monkeypatch, texts, tmp_path):
+    flags = ["--raw", texts, "--src", "en", "--tgt", "de", "--out", tmp_path]
     with pytest.raises(SystemExit, match=r"--gpus 99: this machine has \d"):
-        translate("--gpus", "99")
+        run(translation, [*flags, "--gpus", "99"], monkeypatch)
 
 
 def test_half_precision_needs_a_gpu(monkeypatch, texts, tmp_path):

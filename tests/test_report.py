@@ -81,7 +81,7 @@ def test_table_of_translations():
     [
         {"size": "paper"}, {"data": {**DATA, "hash": "def"}}, {"updates": 90},
         {"beam": 1}, {"num_checkpoints": 1}, {"languages": ["yy", "xx"]},
-        {"flags": "--arch phm_x --lr 1"},
+        {"flags": "--arch phm_x --lr 1"}, {"devices": 4}, {"save_interval": 30},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip

@@ -122,6 +122,7 @@ def test_the_papers_times_are_declared(tmp_path):
     [
         (["--models", "4"], "--models needs dense, which the others are compared with"),
         (["--sentences", "0"], "--sentences must be at least 1"),
+        (["--gpus", "2"], "--gpus: the benchmark measures one"),
         (["--seeds", "1"], "unrecognized arguments: --seeds"),
         (["--raw", "."], "your own files need --src and --tgt"),
     ],

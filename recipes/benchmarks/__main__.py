@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 import sys
+from pathlib import Path
 from typing import List
 
 import torch
@@ -39,7 +40,7 @@ MODES = ("forward", "forward + backward")
 def main() -> None:
     try:
         run(parse())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"benchmarks: {error}")
 
 
@@ -72,7 +73,7 @@ def parse() -> argparse.Namespace:
         "as those of a model do, for up to 64 tokens; 0: one layer, which stays in "
         "caches")  # fmt: skip
     add("--loss-scale", type=float, default=128, help="of the benchmark precision")
-    add("--device", default="cpu")
+    add("--device", type=device, default="cpu")
     add("--dtype", type=dtype, default="float32")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--json", help="file for all figures")
@@ -81,6 +82,13 @@ def parse() -> argparse.Namespace:
     options.benchmarks = options.benchmarks or list(BENCHMARKS)
     if unknown := set(options.benchmarks) - set(BENCHMARKS):
         parser.error(f"unknown {', '.join(unknown)}: choose of {', '.join(BENCHMARKS)}")
+    if min(options.rounds, options.threads) < 1:
+        parser.error("--rounds and --threads must be at least 1")
+    if options.plot and "paths" not in options.benchmarks:
+        parser.error("--plot needs the benchmark paths")
+    for file in filter(None, (options.json, options.plot)):
+        if not (folder := Path(file).absolute().parent).is_dir():
+            parser.error(f"{file}: no folder {folder}")
     torch.set_num_threads(options.threads)
     return options
 
@@ -89,6 +97,16 @@ def size(text: str) -> tuple:
     """Parse a text like 512x2048: (in, out)."""
     in_features, out_features = map(int, text.split("x"))
     return in_features, out_features
+
+
+def device(text: str) -> str:
+    """Check that torch has this device."""
+    try:
+        torch.empty(0, device=text)
+    except (AssertionError, RuntimeError) as error:  # of a torch without CUDA
+        message = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text}: {message}") from None
+    return text
 
 
 def dtype(text: str) -> str:

@@ -20,6 +20,7 @@ from fairseq_phm import PHMLinear
 from fairseq_phm.functional import cp_linear, dense_linear, factored_linear
 from fairseq_phm.functional.weight_first import weight_first
 
+from .__main__ import device, dtype
 from .timing import now
 
 SIZES = (128, 512, 2048)
@@ -55,8 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", type=device, default="cpu")
+    parser.add_argument("--dtype", type=dtype, default="float32")
     parser.add_argument("--paths", nargs="+", choices=sorted({p for p, _ in COLUMNS}))
     parser.add_argument("--n", type=int, nargs="+", default=[2, 4, 8, 16])
     options = parser.parse_args()

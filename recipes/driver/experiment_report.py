@@ -31,7 +31,7 @@ from .training_log import converged
 
 SETTINGS = (
     "size", "languages", "data", "updates", "epochs", "beam", "lenpen",
-    "num_checkpoints", "tokens_per_sample", "vectors",
+    "num_checkpoints", "save_interval", "devices", "tokens_per_sample", "vectors",
 )  # fmt: skip
 """Runs that differ in one of these are in different tables."""
 
@@ -377,9 +377,11 @@ def _length(table: Table, unit: str) -> str:
     """Say how long the runs were; those with ``--patience`` stop before the end."""
     most = table.settings[unit]
     shortest = min(run.get(f"trained_{unit}", most) for run in table.runs)
+    interval = table.settings.get("save_interval")
+    saved = f", a checkpoint every {interval}" if interval else ""
     if shortest >= most:
-        return f"{most:,} {unit}"
-    return f"at most {most:,} {unit}, stopped early after {shortest:,} or more"
+        return f"{most:,} {unit}{saved}"
+    return f"at most {most:,} {unit}{saved}, stopped early after {shortest:,} or more"
 
 
 def _caption_of_perplexity(table: Table) -> str:

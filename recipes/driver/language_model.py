@@ -70,10 +70,12 @@ class LanguageModelRun(Run):
     @property
     def training_arguments(self) -> List[str]:
         """Of fairseq-train, but for the machine, the folder and the length."""
-        interval = str(self.experiment.training.save_interval)
+        every = self.experiment.training.save_interval
+        interval = str(every)
         return [
             str(self.data.folder / "bin"), *USER_DIR, "--num-workers", "0",
-            "--required-batch-size-multiple", "1", "--log-interval", "20",
+            "--required-batch-size-multiple", "1",
+            "--log-interval", str(min(20, every)),
             "--save-interval-updates", interval, "--keep-interval-updates", "1",
             "--validate-interval-updates", interval,
             "--save-interval", NEVER, "--validate-interval", NEVER, *self.flags,
@@ -128,6 +130,7 @@ class LanguageModelRun(Run):
             "parameters": parameters["non_embedding"],
             "total_parameters": parameters["total"],
             "updates": self.experiment.training.updates,
+            **self.experiment.training.interval_of_its_own(self.experiment.size),
             "trained_updates": training["curve"][-1][0],  # fewer with --patience
             "lr": self.experiment.training.lr,
             "tokens_per_sample": self.experiment.tokens_per_sample,

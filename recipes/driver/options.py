@@ -92,8 +92,13 @@ def parse_quality(arguments: Sequence[str]) -> Union[Quality, QualityReport]:
     parser = _quality_parser()
     given = _parse(parser, arguments, "parallel", as_published=False)
     if given.report:
+        _check_alone(parser, arguments, ("report", "views"))
         return QualityReport(tuple(given.report), tuple(given.views))
     _check_comparison(parser, given)
+    if given.gpus > 1 and "time" in given.views:
+        parser.error(
+            "--gpus: throughput is measured on one; --views updates parameters"
+        )
     own = SIZES[given.size].lr
     lrs = sorted(set(given.lrs or (own / 2, own, own * 2)))
     training = _training(given)
@@ -109,6 +114,8 @@ def parse_speed(arguments: Sequence[str]) -> Speed:
     """Read the options of the benchmark of speed; those that cannot be end it."""
     parser = _speed_parser()
     given = _parse(parser, arguments, "parallel", as_published=False)
+    if given.gpus > 1:
+        parser.error("--gpus: the benchmark measures one")
     _check_comparison(parser, given)
     training = _training(given)
     _check_models(parser, given, training.arch, compared=True)
@@ -553,8 +560,10 @@ def _parse(
     given.seeds = list(dict.fromkeys(given.seeds))
     if not all(0 <= seed < 2**32 for seed in given.seeds):
         parser.error(f"--seeds {min(given.seeds)}: a seed is 0 to {2**32 - 1}")
-    if os.pathsep in str(given.out.absolute()):
-        parser.error(f"--out {given.out}: fairseq splits paths at {os.pathsep}")
+    for name in ("out", "checkpoint"):
+        path = getattr(given, name, None)
+        if path and os.pathsep in str(path.absolute()):
+            parser.error(f"--{name} {path}: fairseq splits paths at {os.pathsep}")
     for name, value in vars(given).items():
         option = f"--{name.replace('_', '-')}"
         least = 0 if name in ("extend", "lines", "node_rank") else 1
@@ -624,6 +633,19 @@ def _check_comparison(
         given.num_checkpoints = 1
 
 
+def _check_alone(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], names: Sequence[str]
+) -> None:
+    """Refuse options, but for those of these names, that would have no effect."""
+    given = vars(parser.parse_known_args(arguments)[0])
+    words = {action.dest: action.option_strings for action in parser._actions}
+    changed = [k for k, v in given.items() if v != parser.get_default(k)]
+    others = [(words[k] or [given[k]])[0] for k in changed if k not in names]
+    if others:
+        alone = " and ".join(f"--{name}" for name in names)
+        parser.error(f"{others[0]} has no effect: {alone} go alone")
+
+
 def _check_extra(parser: argparse.ArgumentParser, extra: Sequence[str]) -> None:
     """Refuse flags after ``--`` that the recipe makes from its options."""
     known = {name for action in parser._actions for name in action.option_strings}
@@ -638,11 +660,19 @@ def _check_machine(parser: argparse.ArgumentParser, given: argparse.Namespace) -
     """Refuse options of the machine that do not fit each other."""
     if given.nodes > 1 and not (given.master or given.slurm):
         parser.error("--nodes needs --master HOST:PORT")
+    if given.master and given.nodes == 1:
+        parser.error("--master is for --nodes")
+    if given.node_rank >= given.nodes:
+        parser.error(
+            f"--node-rank {given.node_rank}: --nodes {given.nodes} are numbered from 0"
+        )
     if given.node_rank and given.stages != ("train",):
         parser.error("node 0 does the other stages: --stage train")
     if given.fp16 and (given.bf16 or given.cpu):
         other = "--bf16" if given.bf16 else "--cpu"
         parser.error(f"--fp16 and {other} do not go together")
+    if given.gpus > 1 and given.cpu:
+        parser.error("--gpus and --cpu do not go together")
 
 
 def _check_models(

@@ -128,9 +128,22 @@ class Runs:
             and _row(line) == row
             and rate in (None, line["lr"])
         ]
-        if part == EQUAL_TIME:  # by another throughput they are of another length
-            return list({line["seed"]: line for line in found}.values())
-        return found
+        return self._of_last_measurement(row, found) if part == EQUAL_TIME else found
+
+    def _of_last_measurement(self, row: Row, found: List[Line]) -> List[Line]:
+        """List one run a seed: by another throughput they are of another length.
+
+        Those of equal updates have the throughput that was measured last.
+        """
+        known = [line for line in self.of(row, EQUAL_UPDATES) if "throughput" in line]
+        last = {line["seed"]: line["throughput"] for line in known}
+        other = known[-1]["throughput"] if known else None
+
+        def is_last(line: Line) -> bool:
+            return line.get("throughput") == last.get(line["seed"], other)
+
+        ordered = sorted(found, key=is_last)
+        return list({line["seed"]: line for line in ordered}.values())
 
     def best_rate(self, row: Row) -> Optional[float]:
         """Choose the rate of the lowest validation loss of all that were tried, if any.

@@ -24,9 +24,9 @@ _TYPES: Dict[str, Tuple[Any, str]] = {
     ),
     "a whole number": (
         int,
-        "beam checkpoints dense_updates encoder_parameters epochs layers max_tokens "
-        "num_checkpoints parameters rounds seed tokens_per_sample total_parameters "
-        "trained_epochs trained_updates updates",
+        "beam checkpoints dense_updates devices encoder_parameters epochs layers "
+        "max_tokens num_checkpoints parameters rounds save_interval seed "
+        "tokens_per_sample total_parameters trained_epochs trained_updates updates",
     ),
     "a number": (
         (int, float),

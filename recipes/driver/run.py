@@ -194,6 +194,11 @@ class Run(ABC):
             "model": str(self.model),
             "seed": self.seed,
             **({"data": data} if data else {}),
+            **(
+                {"devices": devices}
+                if (devices := experiment.machine.devices) > 1
+                else {}
+            ),
             **self.scores(training),
             "curve": training["curve"],
             "training_seconds": training["training_seconds"],

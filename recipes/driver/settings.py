@@ -148,6 +148,12 @@ class Training:
             save_interval=max(1, updates // checkpoints),
         )
 
+    def interval_of_its_own(self, size: str) -> Dict[str, int]:
+        """Say how often checkpoints are saved, if not as often as the size has it."""
+        usual = self.of_length(self.updates, SIZES[size].checkpoints).save_interval
+        own = self.save_interval != usual
+        return {"save_interval": self.save_interval} if own else {}
+
 
 @dataclass(frozen=True)
 class Search:

@@ -66,7 +66,8 @@ def results(experiment: Speed, data: Data) -> List[Line]:
         "rounds": experiment.rounds,
         **provenance(experiment.machine),
     }
-    key = digest([about, experiment.sentences, experiment.extra])
+    models = [str(model) for model in experiment.models]  # which took turns
+    key = digest([about, experiment.sentences, experiment.extra, models])
     return [
         {
             **about,

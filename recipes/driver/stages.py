@@ -137,5 +137,12 @@ def stamps(files: Iterable[Path]) -> List[Any]:
 
 
 def read_json(file: Path) -> Any:
-    """Read the value in a JSON file."""
-    return json.loads(file.read_text(encoding="utf-8"))
+    """Read the value in a JSON file.
+
+    Raises:
+        RunError: there is none in it.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{file}: damaged, {error}: remove it") from None

@@ -294,6 +294,7 @@ class TranslationRun(Run):
             "parameters": parameters["non_embedding"],
             "total_parameters": parameters["total"],
             "updates": settings.updates,
+            **settings.interval_of_its_own(self.experiment.size),
             "trained_updates": training["curve"][-1][0],  # fewer with --patience
             "lr": settings.lr,
             "validation_loss": lowest_loss(training),
