@@ -12,14 +12,13 @@ from typing import Any, Dict, List, Tuple
 from data_prep.text import read_lines
 
 from .data import Data
-from .fairseq_process import follow, load_parameters
-from .hardware import check_machine, precision_flags, threads_of_a_job
+from .fairseq_process import follow
+from .hardware import check_machine, threads_of_a_job
 from .options import parse_language_model, program
-from .run import USER_DIR, Run, go_and_print, runs_of
+from .run import USER_DIR, go_and_print, runs_of
 from .settings import LanguageModel
 from .stages import RunError, Stage, errors_in_one_line, read_json
-from .training_log import lowest_loss
-from .translation import NEVER
+from .transformer_run import TransformerRun, optimizer_flags
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class LanguageModelRun(Run):
+class LanguageModelRun(TransformerRun):
     """A language model, from training to perplexity.
 
     The checkpoint with the lowest validation loss is tested.
@@ -51,11 +50,7 @@ class LanguageModelRun(Run):
         return [
             *self.model.flags(training.arch), "--seed", str(self.seed), *depth,
             *self.task_flags, "--share-decoder-input-output-embed", "--dropout", "0.1",
-            "--optimizer", "adam", "--lr", str(training.lr),
-            "--warmup-updates", str(training.warmup_updates),
-            "--max-tokens", str(training.max_tokens),
-            *training.schedule_flags,
-            *precision_flags(experiment.machine), *self.extra,
+            *optimizer_flags(experiment), *self.extra,
         ]  # fmt: skip
 
     @property
@@ -70,21 +65,11 @@ class LanguageModelRun(Run):
     @property
     def training_arguments(self) -> List[str]:
         """Of fairseq-train, but for the machine, the folder and the length."""
-        every = self.experiment.training.save_interval
-        interval = str(every)
         return [
             str(self.data.folder / "bin"), *USER_DIR, "--num-workers", "0",
-            "--required-batch-size-multiple", "1",
-            "--log-interval", str(min(20, every)),
-            "--save-interval-updates", interval, "--keep-interval-updates", "1",
-            "--validate-interval-updates", interval,
-            "--save-interval", NEVER, "--validate-interval", NEVER, *self.flags,
+            "--required-batch-size-multiple", "1", *self.saving_flags(kept=1),
+            *self.flags,
         ]  # fmt: skip
-
-    @property
-    def length(self) -> Dict[str, int]:
-        """Of the training, in updates."""
-        return {"updates": self.experiment.training.updates}
 
     @property
     def settings(self) -> List[Any]:
@@ -125,16 +110,9 @@ class LanguageModelRun(Run):
             raise RunError(f"{self.folder}: {tokens} of {expected} subwords evaluated")
         lines = read_lines(self.data.clean / "test.txt")
         words = sum(len(line.split()) + 1 for line in lines)
-        parameters = load_parameters(self.checkpoint)
         return {
-            "parameters": parameters["non_embedding"],
-            "total_parameters": parameters["total"],
-            "updates": self.experiment.training.updates,
-            **self.experiment.training.interval_of_its_own(self.experiment.size),
-            "trained_updates": training["curve"][-1][0],  # fewer with --patience
-            "lr": self.experiment.training.lr,
+            **self.about(training),
             "tokens_per_sample": self.experiment.tokens_per_sample,
-            "validation_loss": lowest_loss(training),
             "subwords": tokens,
             "words": words,
             "perplexity": perplexity(bits),

@@ -190,18 +190,23 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Translation(Experiment):
-    """An experiment with Transformers that translate."""
+class Transformers(Experiment):
+    """An experiment with Transformers, all trained in the same way."""
 
     training: Training
+
+
+@dataclass(frozen=True)
+class Translation(Transformers):
+    """An experiment with Transformers that translate."""
+
     search: Search
 
 
 @dataclass(frozen=True)
-class LanguageModel(Experiment):
+class LanguageModel(Transformers):
     """An experiment with Transformers that predict the next subword of a text."""
 
-    training: Training
     tokens_per_sample: int  # length of the blocks that the text is cut into
 
 

@@ -18,8 +18,8 @@ from data_prep.workspace import write_json
 from ..score import compare, score
 from .data import Data
 from .experiment_report import tables
-from .fairseq_process import follow, load_parameters, require_checkpoint, tool
-from .hardware import check_machine, precision_flags, threads_of_a_job
+from .fairseq_process import follow, require_checkpoint, tool
+from .hardware import check_machine, threads_of_a_job
 from .models import DENSE
 from .options import parse_translation, program
 from .run import USER_DIR, Run, runs_of
@@ -28,9 +28,9 @@ from .slurm import submit
 from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
 from .tables import tabulated
 from .training_log import lowest_loss
+from .transformer_run import TransformerRun, optimizer_flags
 
 LONGEST = 4096  # tokens of a batch at least: the longest sentences have 1024
-NEVER = str(10**9)
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class TranslationRun(Run):
+class TranslationRun(TransformerRun):
     """A Transformer that learns to translate, from training to score."""
 
     data: Data
@@ -100,24 +100,12 @@ class TranslationRun(Run):
     @property
     def saving(self) -> List[str]:
         """Of fairseq-train, for its log and for checkpoints and their validations."""
-        interval = self.experiment.training.save_interval
-        return [
-            "--log-interval", str(min(20, interval)),
-            "--save-interval-updates", str(interval),
-            "--validate-interval-updates", str(interval),
-            "--keep-interval-updates", str(self.experiment.search.num_checkpoints),
-            "--save-interval", NEVER, "--validate-interval", NEVER,  # at epochs' ends
-        ]  # fmt: skip
+        return self.saving_flags(self.experiment.search.num_checkpoints)
 
     @property
     def training_arguments(self) -> List[str]:
         """Of fairseq-train, but for the machine, the folder and the length."""
         return [*USER_DIR, *self.saving, *self.arguments]
-
-    @property
-    def length(self) -> Dict[str, int]:
-        """Of the training, in updates."""
-        return {"updates": self.experiment.training.updates}
 
     @property
     def settings(self) -> List[Any]:
@@ -280,7 +268,7 @@ class TranslationRun(Run):
 
     def scores(self, training: Dict[str, Any]) -> Dict[str, Any]:
         """Score the hypotheses, and compare them with the dense twin's if there are."""
-        search, settings = self.experiment.search, self.experiment.training
+        search = self.experiment.search
         decoding = read_json(self.decoding)
         hypotheses = decoding.pop("hypotheses")
         references = self.test(self.target)
@@ -288,16 +276,9 @@ class TranslationRun(Run):
         if self.twin:
             baseline = read_json(self.twin)["hypotheses"]
             scores.update(compare(hypotheses, baseline, references))
-        parameters = load_parameters(self.checkpoint)
         return {
             "languages": [self.source, self.target],
-            "parameters": parameters["non_embedding"],
-            "total_parameters": parameters["total"],
-            "updates": settings.updates,
-            **settings.interval_of_its_own(self.experiment.size),
-            "trained_updates": training["curve"][-1][0],  # fewer with --patience
-            "lr": settings.lr,
-            "validation_loss": lowest_loss(training),
+            **self.about(training),
             **scores,
             "mean": search.mean,
             "num_checkpoints": search.num_checkpoints,
@@ -334,11 +315,7 @@ def training_flags(experiment: Translation) -> List[str]:
         "--encoder-normalize-before", "--decoder-normalize-before",
         "--share-all-embeddings", "--dropout", "0.1",
         "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
-        "--optimizer", "adam", "--lr", str(training.lr),
-        "--warmup-updates", str(training.warmup_updates),
-        "--max-tokens", str(training.max_tokens),
-        *training.schedule_flags,
-        *precision_flags(experiment.machine), *(layers if training.layers else []),
+        *optimizer_flags(experiment), *(layers if training.layers else []),
     ]  # fmt: skip
 
 
