@@ -127,6 +127,8 @@ def _read(paths: List[Path], mean: str) -> _Read:
             if key in factors:
                 factors[key].append(value)
             if value.is_floating_point() or value.is_complex():
+                if not (value.isfinite().all() or key.endswith("._float_tensor")):
+                    raise DataError(f"{path}: {key} has numbers that are not finite")
                 wide = value.to(torch.promote_types(value.dtype, torch.float64))
                 sums[key] = sums[key] + wide if key in sums else wide
         updates.append(updates_of(checkpoint))

@@ -26,8 +26,8 @@ import torch
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 
-from .errors import DataError
-from .fairseq_compat import BETTER_TRANSFORMER_COPIES
+from .errors import DataError, one_line
+from .fairseq_compat import without_copies
 from .models.base import PREFIX, PHMModel
 from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
 from .modules.linear import PHMLinearRows
@@ -102,11 +102,7 @@ def compress(checkpoint: Dict[str, Any], options: Mapping[str, Any]) -> Compress
             model does not have or that do not fit its sizes, or entries that are not
             those of the model.
     """
-    state = {
-        key: value
-        for key, value in checkpoint["model"].items()
-        if key.rpartition(".")[2] not in BETTER_TRANSFORMER_COPIES
-    }
+    state = without_copies(checkpoint["model"])
     _refuse_phm(state)
     stored = model_args(checkpoint)
     name, architecture = _phm_model(stored.arch)
@@ -119,9 +115,7 @@ def compress(checkpoint: Dict[str, Any], options: Mapping[str, Any]) -> Compress
     try:
         dense, model = _build(name, stored, chosen, state)
     except BAD_MODEL as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[:2])[:300] or type(error).__name__
-        raise DataError(reason) from None
+        raise DataError(one_line(error)) from None
     free = chosen["phm_rule"] == "learned" and not chosen["phm_freeze_rule"]
     layers = fit(list(_weights(dense, model)), free)
     made = _renamed(checkpoint, architecture, chosen)

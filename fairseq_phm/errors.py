@@ -9,8 +9,14 @@ class DataError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """Say in one line what is wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Say in one line what is wrong: the first one, and what its colon leads to.
+
+    >>> one_line(RuntimeError("Error in loading:\\n\\tUnexpected key: a\\n\\tand b"))
+    'Error in loading: Unexpected key: a'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    several = 2 if lines and lines[0].endswith(":") else 1
+    return " ".join(lines[:several])[:300] or type(error).__name__
 
 
 def show_data_errors_in_one_line() -> None:

@@ -7,11 +7,11 @@ import functools
 import logging
 import os
 from types import ModuleType, SimpleNamespace
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Dict, Mapping, Tuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def prepare_fairseq(package: str) -> None:
@@ -210,6 +210,12 @@ BETTER_TRANSFORMER_COPIES = tuple(
     for name in ("in_proj", "out_proj", "fc1", "fc2")
     for part in ("weight", "bias")
 )
+
+
+def without_copies(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Return the entries of a state dict but for fairseq 0.12.2's dense copies."""
+    copies = BETTER_TRANSFORMER_COPIES
+    return {k: v for k, v in state.items() if k.rpartition(".")[2] not in copies}
 
 
 def leave_better_transformer(model: nn.Module) -> None:

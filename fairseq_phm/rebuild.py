@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .checkpoint import options_of
 from .errors import DataError, one_line
+from .fairseq_compat import leave_better_transformer, without_copies
 from .tasks.classification import TASK
 
 PREFIX = "phm_"
@@ -115,8 +116,9 @@ def build(
     """
     args = copy.copy(args)
     model = build_model(args, Vocabularies(source, target))
+    leave_better_transformer(model)
     if state is not None:
-        model.load_state_dict(dict(state))
+        model.load_state_dict(without_copies(state))
     return Rebuilt(model.eval(), args, source, target)
 
 
@@ -154,9 +156,11 @@ def vocabulary_sizes(
     """Return the sizes of the source and the target vocabulary, from a state dict.
 
     A model with one stack has one vocabulary. None stands for embeddings that do not
-    tell: PHM embeddings are padded.
+    tell: PHM embeddings are padded. A language model may have fewer outputs.
     """
     sizes: Dict[str, Optional[int]] = {}
+    outputs = [f"decoder.{name}.weight" for name in ("output_projection", "fc_out")]
+    rows = [len(state[key]) for key in outputs if key in state]
     for stack in ("encoder", "decoder"):
         adaptive = re.compile(rf"{stack}\.embed_tokens\.embeddings\.\d+\.0\.weight")
         parts = [len(value) for key, value in state.items() if adaptive.fullmatch(key)]
@@ -169,7 +173,7 @@ def vocabulary_sizes(
         if f"{stack}.embed_tokens.blocks" in state:
             sizes.setdefault(stack, None)
     decoder = sizes.get("decoder")
-    return sizes.get("encoder", decoder), decoder
+    return sizes.get("encoder", decoder), rows[0] if rows else decoder
 
 
 def dictionary_paths(

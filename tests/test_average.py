@@ -263,6 +263,10 @@ def spoiled(folder, make):
             r"_2.pt: encoder.layers.0.fc1.bias is 2, in .*_1.pt 64",
         ),
         (
+            lambda f: spoiled(f, lambda m: m["encoder.layers.0.fc1.bias"].fill_(NAN)),
+            "_2.pt: encoder.layers.0.fc1.bias has numbers that are not finite",
+        ),
+        (
             lambda f: write(f, tiny_transformer(Task(), phm_rank=2), [1]),
             "k_proj has low-rank blocks: use --mean factors",
         ),
@@ -297,6 +301,7 @@ def test_bad_input_is_one_line(make, message, tmp_path):
 
 
 BLOCKS = torch.ones(2, 2, 2)
+NAN = float("nan")
 
 
 def saved(folder, model, **others):

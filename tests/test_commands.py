@@ -3,12 +3,15 @@
 import argparse
 import os
 import pickle
+import shlex
+import subprocess
+import sys
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
-from conftest import Task, tiny_transformer
+from conftest import ROOT, Task, tiny_transformer
 from forked import python
 
 from fairseq_phm import DataError, safe_load
@@ -64,6 +67,24 @@ def test_a_folder_that_cannot_be_searched_is_one_line(monkeypatch):
     monkeypatch.setattr("fairseq_phm.commands.flags.run", refused)
     with pytest.raises(SystemExit, match="^error: secret/dict.txt: Permission denied$"):
         main(["flags"])
+
+
+@pytest.mark.parametrize(
+    "closed, code, message",
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">/dev/full", 1, "error: No space left on device\n"),
+        ("| true", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("arguments", ["--help", "params --arch phm_transformer_tiny"])
+def test_output_that_no_one_reads(arguments, closed, code, message):
+    call = "from fairseq_phm.commands import main; main()"
+    tool = f"{shlex.quote(sys.executable)} -c '{call}' {arguments} {closed}"
+    done = subprocess.run(tool, shell=True, cwd=ROOT, capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if "text_to_speech" not in line]
+    assert (done.returncode, "\n".join(errors)) == (code, message.strip())
 
 
 @pytest.mark.parametrize("arguments", [[], ["phm_lstm"], ["flags", "phm_lstm"]])

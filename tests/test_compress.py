@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -423,6 +424,15 @@ def test_bad_input_is_one_line(spoil, message, tmp_path):
             out = path.with_name("phm.pt")
             compress(path, "--n", 4, "--force", "--json", out)
         assert torch.load(out)["model"]
+
+
+def test_a_full_disk_for_the_errors_leaves_nothing(tmp_path, monkeypatch):
+    path, _ = dense_transformer(tmp_path)
+    monkeypatch.setattr("fairseq_phm.files.uuid4", lambda: SimpleNamespace(hex="0"))
+    (tmp_path / "errors.json.0.partial").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="errors.json: No space left on device"):
+        compress(path, "--n", 4)
+    assert not list(tmp_path.glob("phm.pt*"))
 
 
 def test_the_command_line_trains_it_on(tmp_path):

@@ -21,6 +21,7 @@ from fairseq_phm import DataError
 from fairseq_phm.checkpoint import read_checkpoint
 from fairseq_phm.commands import main
 from fairseq_phm.densify import dense_state
+from fairseq_phm.fairseq_compat import without_copies
 from fairseq_phm.modules import PHMLSTM, PHMLinear
 
 TRANSFORMER = [
@@ -265,6 +266,7 @@ def test_what_is_stored(trained, tmp_path, capsys):
     assert model["arch"] == model["_name"] == "transformer"
     assert not [name for name in model if name.startswith("phm_")]
     assert not [key for key in checkpoint["model"] if "blocks" in key or "rule" in key]
+    assert checkpoint["model"].keys() == without_copies(checkpoint["model"]).keys()
     assert checkpoint["cfg"]["common"]["user_dir"] is None
     assert checkpoint["optimizer_history"][-1]["num_updates"] == 12
     main(["densify", str(trained["fused"]), str(out), "--force", "--options",

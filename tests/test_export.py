@@ -18,6 +18,7 @@ from fairseq_phm.commands import main
 from fairseq_phm.commands.export import FORMATS
 from fairseq_phm.commands.params import _parse_model
 from fairseq_phm.exports import needs
+from fairseq_phm.exports.source import TRANSFORMER_ONLY
 from fairseq_phm.rebuild import Rebuilt, build
 
 VARIANTS = {
@@ -327,9 +328,19 @@ def test_onnx(checkpoints, tmp_path, capsys, name):
 @pytest.mark.parametrize(
     "name, reason", [("adaptive", "softmax"), ("apart", "encoder")]
 )
-def test_onnx_of_other_decoders(checkpoints, tmp_path, name, reason):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    message = refused("onnx", checkpoints[name], tmp_path / "out")
-    assert f"{name}.pt: ONNX export" in message and reason in message
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("kind", ["onnx", "ctranslate2"])
+def test_other_decoders_are_refused(checkpoints, tmp_path, kind, name, reason):
+    pytest.importorskip("onnxruntime" if kind == "onnx" else kind)
+    pytest.importorskip(kind)
+    message = refused(kind, checkpoints[name], tmp_path / "out")
+    assert f"{name}.pt: {TRANSFORMER_ONLY[kind]} export" in message
+    assert reason in message and not list(tmp_path.iterdir())
+
+
+def test_scores_that_are_not_finite(checkpoints, tmp_path):
+    state = torch.load(checkpoints["dense"], weights_only=False)
+    state["model"]["decoder.output_projection.weight"].fill_(3e38)
+    torch.save(state, tmp_path / "in.pt")
+    message = refused("torchscript", tmp_path / "in.pt", tmp_path / "out")
+    assert "scores of the model are not finite" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pt"]

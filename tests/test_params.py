@@ -93,6 +93,16 @@ def test_lstms(table):
     assert row.dense == sum(p.numel() for p in dense.parameters())
 
 
+def test_a_language_model_with_fewer_outputs(table, tmp_path):
+    args = params._parse_model(argparse.ArgumentParser(), "phm_transformer_lm_tiny", [])
+    built = build(args, 12, 9)
+    path = tmp_path / "model.pt"
+    torch.save({"args": built.args, "model": built.model.state_dict()}, path)
+    rows, dim = table(path), built.args.decoder_embed_dim
+    assert rows["embeddings"][0] == str(12 * dim)
+    assert rows["output projection"][0] == str(9 * dim)
+
+
 def test_a_checkpoint(table, tmp_path):
     model = params._parse_model(
         argparse.ArgumentParser(), "phm_transformer_tiny", ["--phm-n", "4"]
@@ -100,6 +110,10 @@ def test_a_checkpoint(table, tmp_path):
     built = build(model, 40, 40)
     path = tmp_path / "model.pt"
     torch.save({"args": built.args, "model": built.model.state_dict()}, path)
+    assert table(path) == table("--arch", "phm_transformer_tiny", "--vocab-size", "40")
+    state = built.model.state_dict()
+    state["encoder.layers.0.fc1_weight"] = torch.ones(1)  # as 0.12.2 copies weights
+    torch.save({"args": built.args, "model": state}, path)
     assert table(path) == table("--arch", "phm_transformer_tiny", "--vocab-size", "40")
     options = {"_name": "phm_transformer_tiny", "encoder": 5}
     torch.save({"cfg": {"model": options}, "model": built.model.state_dict()}, path)

@@ -13,8 +13,9 @@ The module is imported when its subcommand is called.
 import argparse
 import os
 import sys
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import List, Optional
+from typing import Iterator, List, Optional
 
 from .. import has_fairseq
 
@@ -45,7 +46,8 @@ def main(arguments: Optional[List[str]] = None, program: str = PROGRAM) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(listing(program))
+        with _output():
+            print(listing(program))
         sys.exit(0)
     name = arguments[0]
     if name not in COMMANDS:
@@ -104,20 +106,35 @@ def run_command(
         else:
             options = parser.parse_args(arguments)
         logger.setLevel(logging.WARNING)
-        module.run(options)
-        sys.stdout.flush()
+        with _output():
+            module.run(options)
     except DataError as error:
         sys.exit(f"error: {error}")
     except ImportError as error:
         if has_fairseq():
             raise
         sys.exit(f"error: {error}")
-    except PermissionError as error:
+    except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; nothing was written")
-    except BrokenPipeError:  # as of | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Write all that is printed, if someone reads it: not to what is closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.filename:
+            raise
+        with suppress(OSError, ValueError):  # what is left cannot be written either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        broken = isinstance(error, BrokenPipeError)  # as of | head
+        sys.exit(1 if broken else f"error: {error.strerror or error}")

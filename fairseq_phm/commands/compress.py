@@ -92,11 +92,13 @@ def run(options: argparse.Namespace) -> None:
         made = compress(checkpoint, chosen)
     except DataError as error:
         raise DataError(f"{options.input}: {error}") from None
-    write_checkpoint(made.checkpoint, options.output)
     if options.json:
         with written_whole(options.json, encoding="utf-8") as file:
-            json.dump(as_json(made), file, indent=1)
-            file.write("\n")
+            file.write(json.dumps(as_json(made), indent=1) + "\n")
+            file.flush()  # there is room for it: now for the checkpoint
+            write_checkpoint(made.checkpoint, options.output)
+    else:
+        write_checkpoint(made.checkpoint, options.output)
     print(table(made))
     flags = [f"--phm-{name.replace('_', '-')}" for name in chosen]
     words = [

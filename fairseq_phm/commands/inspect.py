@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 from ..checkpoint import read_checkpoint
@@ -55,7 +56,8 @@ def run(options: argparse.Namespace) -> None:
         reason = one_line(error)
         raise DataError(f"{path}: rules and blocks do not fit: {reason}") from None
     pictures = page.draw(found)
-    text = page.write(found, pictures, path.name)
+    name = os.fsencode(path.name).decode("utf-8", "replace")
+    text = page.write(found, pictures, name)
     files = {**pictures, "index.html": text.encode()}
     with folder_written_whole(out) as folder:
         for name, data in files.items():

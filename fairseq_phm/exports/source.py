@@ -55,6 +55,20 @@ class Source(NamedTuple):
         """
         return densified(self.rebuilt) if is_phm(self.rebuilt) else self.rebuilt
 
+    def refuse_other_decoders(self, kind: str) -> None:
+        """Refuse a decoder that formats do not know.
+
+        Raises:
+            DataError: with adaptive softmax, or without attention to the encoder.
+        """
+        decoder = self.rebuilt.model.decoder
+        if decoder.adaptive_softmax is not None:
+            raise DataError(f"{self.path}: {kind} export knows no adaptive softmax")
+        if any(layer.encoder_attn is None for layer in decoder.layers):
+            raise DataError(
+                f"{self.path}: {kind} export needs attention to the encoder"
+            )
+
 
 def open_source(
     path: Path,
@@ -201,10 +215,23 @@ def generator(rebuilt: Rebuilt) -> SequenceGenerator:
 def translate(rebuilt: Rebuilt, sentences: List[List[int]]) -> List[List[int]]:
     """Return the best hypothesis of each sentence, with its end."""
     search = generator(rebuilt)
-    return [
-        search.generate([rebuilt.model], sample(sentence))[0][0]["tokens"].tolist()
-        for sentence in sentences
-    ]
+    return [best(search, rebuilt, one)["tokens"].tolist() for one in sentences]
+
+
+def best(
+    search: SequenceGenerator, rebuilt: Rebuilt, sentence: List[int]
+) -> Dict[str, Tensor]:
+    """Return the best hypothesis of fairseq's search.
+
+    Raises:
+        DataError: there is none, since the scores of the model are not finite.
+    """
+    try:
+        return search.generate([rebuilt.model], sample(sentence))[0][0]
+    except AssertionError:
+        raise DataError(
+            "fairseq's search finds nothing: scores of the model are not finite"
+        ) from None
 
 
 @torch.no_grad()

@@ -64,6 +64,7 @@ def export(source: Source, folder: Path, quantization: str = "float32") -> str:
         DataError: a model that CTranslate2 cannot convert, or scores that differ.
     """
     ctranslate2 = needs("ctranslate2")
+    source.refuse_other_decoders("CTranslate2")
     _convert(source, folder, quantization)
     for path in dict.fromkeys(source.dictionaries):
         shutil.copy(path, folder / path.name)

@@ -81,10 +81,7 @@ def export(source: Source, folder: Path) -> str:
     needs("onnx")
     runtime = needs("onnxruntime")
     model = copy.deepcopy(source.dense().model)  # which is changed
-    if model.decoder.adaptive_softmax is not None:
-        raise DataError(f"{source.path}: ONNX export knows no adaptive softmax")
-    if any(layer.encoder_attn is None for layer in model.decoder.layers):
-        raise DataError(f"{source.path}: ONNX export needs attention to the encoder")
+    source.refuse_other_decoders("ONNX")
     model.prepare_for_onnx_export_()
     encoder, decoder = Encoder(model.encoder).eval(), DecoderStep(model.decoder).eval()
     tokens = torch.tensor([[4, 5, 6, EOS], [PAD, 4, 5, EOS]])

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import DataError
-from .source import Source, generator, sample
+from .source import Source, best, generator, sample
 
 TOLERANCE = 1e-4
 """Of the scores of hypotheses."""
@@ -56,7 +56,7 @@ def _compare(source: Source, scripted: torch.jit.ScriptModule) -> None:
     """Raise DataError unless the best hypothesis of each sentence is fairseq's."""
     search = generator(source.rebuilt)
     for sentence in tqdm(source.sentences, "comparison", disable=None, leave=False):
-        one = search.generate([source.rebuilt.model], sample(sentence))[0][0]
+        one = best(search, source.rebuilt, sentence)
         other = scripted(sample(sentence))[0][0]
         same = one["tokens"].tolist() == other["tokens"].tolist()
         if not same or abs(float(one["score"] - other["score"])) > TOLERANCE:

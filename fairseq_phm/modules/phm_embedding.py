@@ -127,7 +127,7 @@ class PHMEmbedding(Factors):
     @torch.jit.unused
     def _check(self, tokens: Tensor) -> None:
         """Raise IndexError for words that are not there; on GPUs this would wait."""
-        if is_plain(tokens) and tokens.numel() and not is_tracing():
+        if not is_tracing() and is_plain(tokens) and tokens.numel():
             if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_embeddings:
                 raise IndexError(
                     f"words {int(tokens.min())} to {int(tokens.max())} are not within "
