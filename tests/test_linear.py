@@ -439,6 +439,17 @@ def test_fast_products_follow_no_device_and_no_default(monkeypatch):
         assert torch.equal(layer.eval()(x), other.eval()(x))
 
 
+def test_a_rule_that_was_shared_on_the_meta_device_is_refused():
+    """to_empty parts it: the second layer would have what was in memory."""
+    first = PHMLinear(8, 8, 4, device="meta")
+    for source in (first, PHMLinear(8, 8, 4, rule_lr=1, device="meta").rule):
+        second = PHMLinear(8, 8, 4, rule=source, device="meta")
+        second.reset_parameters()
+        second.to_empty(device="cpu")
+        with pytest.raises(RuntimeError, match="shared on the meta device"):
+            second.reset_parameters()
+
+
 def test_meta_device_and_dtype():
     assert PHMLinear(8, 8, 2, device="meta").weight.is_meta
     assert PHMLinear(8, 8, 2, dtype=torch.float64).weight.dtype == torch.float64

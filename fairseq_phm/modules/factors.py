@@ -50,6 +50,7 @@ class Factors(nn.Module):
     """
 
     _unmade = None
+    _tied_on_meta = False
 
     def _make_blocks(
         self, spec: PHMSpec, height: int, width: int, **place: Any
@@ -130,6 +131,7 @@ class Factors(nn.Module):
             elif source._buffers.get(name) is not None:
                 self.register_buffer(name, source._buffers[name].clone())
         self._tied = tuple(name for name in RULES if self._learns(name))
+        self._tied_on_meta = source.full_blocks().is_meta
 
     def _tie_parameter(self, rule: nn.Parameter, dtype: Optional[torch.dtype]) -> None:
         """Share a parameter that is A: its optimizer sets its rate."""
@@ -138,6 +140,7 @@ class Factors(nn.Module):
         self.rule_lr = 1.0
         self.register_parameter("rule", _of_type(rule, dtype))
         self._tied = ("rule",)
+        self._tied_on_meta = rule.is_meta
 
     def _share(self, source: "Factors") -> None:
         """Hold the factors and sizes of another layer, with its learning rate."""
@@ -198,6 +201,11 @@ class Factors(nn.Module):
 
     def _new_rule(self, generator: Optional[torch.Generator]) -> Dict[str, Tensor]:
         """Return what a reset draws; all of the rule if it was on the meta device."""
+        if self._tied_on_meta and not self.full_blocks().is_meta:
+            raise RuntimeError(
+                "the rule was shared on the meta device, and to_empty parts what is "
+                "shared: make the model where it shall be, or with a rule a layer"
+            )
         if self._unmade is not None and not self.full_blocks().is_meta:
             values, self._unmade = _values(self._unmade, generator), None
             return {name: A for name, A in values.items() if not A.is_meta}
