@@ -13,7 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import torch
 from torch import Tensor
 
-from .checkpoint import read_checkpoint, updates_of
+from .checkpoint import read_checkpoint, refuse_not_finite, updates_of
 from .errors import DataError, one_line
 from .functional import kronecker_sum
 from .nearest import resembling
@@ -115,6 +115,7 @@ def _read(paths: List[Path], mean: str) -> _Read:
     for path in paths:
         checkpoint = read_checkpoint(path)
         model = checkpoint["model"]
+        refuse_not_finite(model, path)
         if newest:
             _check_same(model, path, newest["model"], paths[0])
         else:
@@ -127,8 +128,6 @@ def _read(paths: List[Path], mean: str) -> _Read:
             if key in factors:
                 factors[key].append(value)
             if value.is_floating_point() or value.is_complex():
-                if not (value.isfinite().all() or key.endswith("._float_tensor")):
-                    raise DataError(f"{path}: {key} has numbers that are not finite")
                 wide = value.to(torch.promote_types(value.dtype, torch.float64))
                 sums[key] = sums[key] + wide if key in sums else wide
         updates.append(updates_of(checkpoint))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping
 
 import torch
+from torch import Tensor
 
 from .errors import DataError
 from .files import written_whole
@@ -98,6 +99,21 @@ def options_of(checkpoint: Mapping[str, Any], part: str) -> Dict[str, Any]:
     if isinstance(held, Mapping) or held is None:
         return dict(held or {})
     raise DataError(f"damaged: its options are no options but {type(held).__name__}")
+
+
+def refuse_not_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a state dict of a training that diverged.
+
+    Args:
+        state: but for the buffers that fairseq 0.12.2 never fills.
+        path: of its checkpoint, for the error.
+
+    Raises:
+        DataError: an entry has numbers that are infinite or none.
+    """
+    for key, value in state.items():
+        if not (key.endswith("._float_tensor") or value.isfinite().all()):
+            raise DataError(f"{path}: {key} has numbers that are not finite")
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -9,6 +9,7 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
+from ..checkpoint import refuse_not_finite
 from ..densify import densified
 from ..errors import DataError
 from ..rebuild import (
@@ -108,10 +109,7 @@ def open_source(
             raise
     if dictionaries:
         _check_sizes(dictionaries, rebuilt)
-    for key, value in checkpoint["model"].items():
-        filled = not key.endswith("._float_tensor")  # by fairseq 0.12.2, never
-        if filled and not value.isfinite().all():
-            raise DataError(f"{path}: {key} has numbers that are not finite")
+    refuse_not_finite(checkpoint["model"], path)
     split = pieces(sentencepiece) if sentencepiece else str.split
     if sentences:
         positions = rebuilt.model.max_positions()
