@@ -16,6 +16,9 @@ from forked import python
 from data_prep.text import read_lines
 from recipes.driver import translation
 from recipes.driver.flags import split_phm
+from recipes.driver.models import Model
+from recipes.driver.tables import MARKED
+from recipes.driver.training_log import converged
 
 pytestmark = pytest.mark.one_version
 
@@ -72,11 +75,16 @@ def test_run_compare_and_repeat(corpus, in_process, monkeypatch, capsys):
     assert "Sentence pairs: dropped 0, train 60, valid 9, test 11" in out
     table = out[out.index("\nmodel ") :]
     names = ["PHM n=4", "PHM n=4, R=4", "dense", "dense, widths / 4"]
-    row = r"^(\S.*?)  +[\d,]+ +[\d,]+ +[\d.]+ +[\d.]+ +\d+ s +[\d.]+ s$"
-    assert re.findall(row, table, re.MULTILINE) == names
+    row = r"^(\S.*?)( †)?  +[\d,]+ +[\d,]+ +[\d.]+ +[\d.]+ +\d+ s +[\d.]+ s$"
+    rows = dict(re.findall(row, table, re.MULTILINE))
+    assert list(rows) == names
     assert "nrefs:1|case:mixed" in table
     results = [json.loads(f.read_text()) for f in corpus.glob("runs/*/*/result*.json")]
     results += [json.loads(f.read_text()) for f in corpus.glob("runs/*/*/compared*")]
+    for result in results:
+        mark = rows[Model.parse(result["model"]).name]
+        assert bool(mark) == (not converged(result["curve"]))
+    assert (MARKED in table) == any(rows.values())
     parameters = {result["model"]: result["parameters"] for result in results}
     assert max(parameters, key=parameters.get) == "dense" and len(parameters) == 4
     assert parameters["4"] < parameters["dense"] / 2

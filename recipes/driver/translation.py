@@ -26,8 +26,8 @@ from .run import USER_DIR, Run, runs_of
 from .settings import Translation
 from .slurm import submit
 from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
-from .tables import tabulated
-from .training_log import lowest_loss
+from .tables import MARK, MARKED, tabulated
+from .training_log import converged, lowest_loss
 from .transformer_run import TransformerRun, optimizer_flags
 
 LONGEST = 4096  # tokens of a batch at least: the longest sentences have 1024
@@ -292,7 +292,7 @@ def print_comparison(results: List[Dict[str, Any]], titles: List[str]) -> None:
     """Print the table of the quickstart."""
     rows = [
         {
-            "model": title,
+            "model": title + MARK * (not converged(result["curve"])),
             "parameters, non-embedding": f"{result['parameters']:,}",
             "total": f"{result['total_parameters']:,}",
             "validation loss": f"{lowest_loss(result):.3f}",
@@ -303,6 +303,8 @@ def print_comparison(results: List[Dict[str, Any]], titles: List[str]) -> None:
         for result, title in zip(results, titles)
     ]
     print(f"\n{tabulated(rows, style='simple')}")
+    if any(MARK in row["model"] for row in rows):
+        print(MARKED)
     print(f"BLEU: {results[0]['bleu_signature']}")
 
 
