@@ -51,15 +51,13 @@ class Vocabulary:
 
 def training(options: argparse.Namespace) -> List[Row]:
     """Measure a step of the base Transformer: dense twin, fairseq's own, PHM."""
-    task = Vocabulary()
-    calls: Dict[str, Callable[[], Any]] = {}
-    sources, targets = 32, 32 * LENGTH
-    batch = _batch(sources, options.device)
-    batch["net_input"]["prev_output_tokens"] = batch["net_input"]["src_tokens"]
-    sample = {**batch, "target": batch["net_input"]["src_tokens"], "ntokens": targets}
-    for name, model in _transformers(task, options).items():
-        calls[name] = _step(model.train(), sample, task, options)
-    about = {"benchmark": "training", "in x out": TRANSFORMER, "tokens": targets}
+    task, sample = Vocabulary(), _sample(32, options.device)
+    calls = {
+        name: _step(model.train(), sample, task)
+        for name, model in _transformers(task, options).items()
+    }
+    tokens = sample["ntokens"]
+    about = {"benchmark": "training", "in x out": TRANSFORMER, "tokens": tokens}
     return rows(
         interleave(calls, options), "dense", **about, mode="step with Adam, clipping"
     )
@@ -70,14 +68,8 @@ def overhead(options: argparse.Namespace) -> List[Row]:
 
     PHM layers build their weights one by one, and at once, as on a GPU.
     """
-    task, calls = Vocabulary(words=50), {}
-    batch = _batch(4, options.device, words=50)
-    batch["net_input"]["prev_output_tokens"] = batch["net_input"]["src_tokens"]
-    sample = {
-        **batch,
-        "target": batch["net_input"]["src_tokens"],
-        "ntokens": 4 * LENGTH,
-    }
+    task, sample = Vocabulary(words=50), _sample(4, options.device, words=50)
+    calls: Dict[str, Callable[[], None]] = {}
 
     def on(devices: Tuple[str, ...], step: Callable[[], None]) -> Callable[[], None]:
         def steps() -> None:
@@ -89,7 +81,7 @@ def overhead(options: argparse.Namespace) -> List[Row]:
 
     before = batched_weights.DEVICES
     for name, model in _transformers(task, options, **TINY).items():
-        step = _step(model.train(), sample, task, options)
+        step = _step(model.train(), sample, task)
         if "n=" in name:
             calls[name] = on((), step)
             name += " at once"
@@ -99,7 +91,7 @@ def overhead(options: argparse.Namespace) -> List[Row]:
         times = interleave(calls, options)
     finally:
         batched_weights.DEVICES = before
-    return rows(times, "dense", **about, tokens=4 * LENGTH, mode="10 steps")
+    return rows(times, "dense", **about, tokens=sample["ntokens"], mode="10 steps")
 
 
 def decoding(options: argparse.Namespace) -> List[Row]:
@@ -160,11 +152,16 @@ def _batch(sentences: int, device: str, words: int = WORDS) -> Dict[str, Any]:
     return {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
 
 
+def _sample(sentences: int, device: str, words: int = WORDS) -> Dict[str, Any]:
+    """Make a batch of training, whose targets are its sources."""
+    batch = _batch(sentences, device, words)
+    tokens = batch["net_input"]["src_tokens"]
+    batch["net_input"]["prev_output_tokens"] = tokens
+    return {**batch, "target": tokens, "ntokens": tokens.numel()}
+
+
 def _step(
-    model: BaseFairseqModel,
-    sample: Dict[str, Any],
-    task: Vocabulary,
-    options: argparse.Namespace,
+    model: BaseFairseqModel, sample: Dict[str, Any], task: Vocabulary
 ) -> Callable[[], None]:
     criterion = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)
     parameters = list(model.parameters())
