@@ -17,13 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
-from data_prep import DataError
 from data_prep.workspace import atomic_path
 
 from .driver import compress_report, quality_report, speed_report, summary
 from .driver.experiment_report import collect, picture, read, tables
 from .driver.picture import draw
 from .driver.settings import slug
+from .driver.stages import errors_in_one_line
 from .driver.tables import Run
 
 HERE = Path(__file__).parent
@@ -47,12 +47,8 @@ def main() -> None:
     )  # fmt: skip
     given = parser.parse_args().files
     files = given or sorted(HERE.glob("results/runs/*.jsonl"))
-    try:
+    with errors_in_one_line("report"):
         results = [result for file in files for result in read(file)]
-    except DataError as error:
-        sys.exit(f"report: {error}")
-    except OSError as error:
-        sys.exit(f"report: {error.filename}: {error.strerror}")
     if given:
         if not results:
             sys.exit(f"report: no results in {', '.join(map(str, given))}")
@@ -62,7 +58,7 @@ def main() -> None:
     comparisons: List[Any] = []
     made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}
     made[f"{FIGURES}phm.svg"] = draw().encode()
-    try:
+    with errors_in_one_line("report"):
         for text, pictures in (
             *_quality(comparisons),
             *_sections("compress", compress_report),
@@ -70,8 +66,6 @@ def main() -> None:
         ):
             texts.append(text)
             made.update(pictures)
-    except DataError as error:
-        sys.exit(f"report: {error}")
     texts = [HEAD.rstrip(), *_summary(comparisons, results, made), *texts]
     texts += tables(
         results, "github", "## ", FIGURES, lambda experiment: _notes(slug(experiment))

@@ -6,7 +6,6 @@ python -m recipes.score --hypotheses FILE --references FILE [--baseline FILE]
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
@@ -18,6 +17,8 @@ from tabulate import tabulate
 
 from data_prep import DataError
 from data_prep.text import read_lines
+
+from .driver.stages import errors_in_one_line
 
 SAMPLES, SEED = 10_000, 12345
 """Times that hypotheses change sides, and the seed: sacreBLEU's defaults."""
@@ -131,7 +132,7 @@ def main() -> None:
         needed = name != "baseline"
         parser.add_argument(f"--{name}", type=Path, required=needed, metavar="FILE")
     options = parser.parse_args()
-    try:
+    with errors_in_one_line("score"):
         references = read_lines(options.references)
         rows: List[List[str]] = []
         for file in filter(None, (options.hypotheses, options.baseline)):
@@ -148,10 +149,6 @@ def main() -> None:
             difference = compare(
                 read_lines(options.hypotheses), read_lines(options.baseline), references
             )
-    except DataError as error:
-        sys.exit(f"score: {error}")
-    except OSError as error:
-        sys.exit(f"score: {error.filename}: {error.strerror}")
     headers = ["", "BLEU", "chrF", "BLEU intl", "length"]
     print(
         tabulate(
