@@ -60,7 +60,7 @@ def train_command(machine: Machine, patience: bool = False) -> List[str]:
             "-m", "recipes.driver.torchrun", *device,
         ]  # fmt: skip
     command = [tool("fairseq-train")]
-    if machine.bf16 or patience:
+    if patience:
         command = [sys.executable, "-m", "recipes.driver.torchrun"]
     world = [] if machine.cpu else ["--distributed-world-size", str(machine.gpus)]
     if machine.gpus > 1:  # or torch refuses to load the checkpoint of a resumed run

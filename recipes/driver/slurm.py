@@ -93,7 +93,6 @@ def configuration(run: TranslationRun) -> Dict[str, Any]:
 
     def read(arguments: List[str]) -> Any:
         parsed = options.parse_args_and_arch(options.get_training_parser(), arguments)
-        parsed.tpu = False  # with --bf16 fairseq would train on one
         config = convert_namespace_to_omegaconf(parsed)
         return parsed, {
             key: OmegaConf.to_container(config[key], enum_to_str=True)

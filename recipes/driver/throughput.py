@@ -129,7 +129,6 @@ def built(run: TranslationRun) -> Tuple[Any, Any, Any]:
     arguments = options.parse_args_and_arch(
         options.get_training_parser(), [*run.arguments, *one]
     )
-    arguments.tpu = False
     config = convert_namespace_to_omegaconf(arguments)
     torch.manual_seed(run.seed)
     task = tasks.setup_task(config.task)

@@ -2,8 +2,7 @@
 
 Under torchrun all processes train one model; fairseq-train by itself takes no note of
 torchrun where a machine has one GPU or none, and trains a model in each process. With
-``--bf16`` it would train on a TPU. With ``--patience`` it would count from 0 after an
-interruption.
+``--patience`` it would count from 0 after an interruption.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from .training_log import log_entry
 def main() -> None:
     """Train with the arguments of the command line."""
     arguments = options.parse_args_and_arch(options.get_training_parser())
-    arguments.tpu = False
     if "TORCHELASTIC_RUN_ID" in os.environ:
         join_torchrun(arguments)
     call_main(convert_namespace_to_omegaconf(arguments), train)
