@@ -15,7 +15,7 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Sequence
 
 from .. import has_fairseq
 
@@ -120,6 +120,20 @@ def run_command(
         sys.exit("error: interrupted; nothing was written")
     finally:
         logger.setLevel(level)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as text in columns, the first one to the left, others to the right.
+
+    >>> print(aligned([("layer", "n"), ("fc1", "16")]))
+    layer   n
+    fc1    16
+    """
+    first, *others = (max(map(len, column)) for column in zip(*rows))
+    return "\n".join(
+        "  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip()
+        for row in rows
+    )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from ..files import refuse_existing, written_whole
 from ..functional import ALGEBRAS
 from ..modules.lstm import GATES
 from ..substitution.scopes import SHARE_RULE
+from . import aligned
 
 if TYPE_CHECKING:
     from ..compression import Compressed
@@ -137,15 +138,7 @@ def table(made: Compressed) -> str:
         rows.append((layer.name, size, str(layer.n), f"{layer.error:.2e}", kept))
     total = f"{made.error:.2e}", f"{1 - made.error**2:.1%}"
     rows.append(("all PHM layers", "", "", *total))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
     dense, phm = made.dense_parameters["total"], made.parameters["total"]
     note = "error: |H - W| / |W| (Frobenius); energy kept: 1 - error^2"
     counts = f"parameters: {dense:,} dense, {phm:,} with PHM layers"
-    return "\n".join([*lines, note, counts])
+    return "\n".join([aligned(rows), note, counts])

@@ -12,6 +12,7 @@ from ..errors import DataError, one_line
 from ..modules import PHMLSTM, PHMEmbedding, PHMLinear, PHMLSTMCell, WordVectors
 from ..modules.factors import Factors
 from ..substitution.count import OUTPUTS
+from . import aligned
 
 DESCRIPTION = (
     "Lists the trained parameters of a checkpoint, or of an architecture with its "
@@ -238,14 +239,7 @@ def table(listed: List[Row]) -> str:
     lines += [_cells(_sum(name, [r for r in rest if r.name == name]))
               for name in dict.fromkeys(r.name for r in rest)]  # fmt: skip
     lines.append(_cells(_sum("total", listed)))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def _sum(name: str, listed: List[Row]) -> Row:
