@@ -88,8 +88,7 @@ def draw(models: Sequence[Drawn], title: str, parameters: str, score: str) -> by
             for model, *_ in models
         ]  # fmt: skip
         if any(model.published for model in models):
-            hollow = dict(color="gray", markerfacecolor="white", linestyle="")
-            handles.append(Line2D([], [], marker="o", label="hollow: paper", **hollow))
+            handles.append(_papers())
         figure.legend(
             handles=handles, loc="outside lower center", ncols=5 if curves else 3,
             frameon=False,
@@ -129,11 +128,9 @@ def draw_relative(panels: Mapping[str, Sequence[Drawn]]) -> bytes:
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_formatter(FuncFormatter(_share))
             panel.margins(x=0.12)
-        hollow = dict(color="gray", markerfacecolor="white", linestyle="")
-        paper = Line2D([], [], marker="o", label="hollow: paper", **hollow)
         order = sorted(handles, key=lambda model: model.order)
         figure.legend(
-            handles=[*(handles[model] for model in order), paper],
+            handles=[*(handles[model] for model in order), _papers()],
             loc="outside lower center", ncols=beside, frameon=False,
         )  # fmt: skip
         for panel in axes.flat[max(0, len(panels) - columns) : len(panels)]:
@@ -236,6 +233,12 @@ def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+def _papers() -> Line2D:
+    """The legend's words on the paper's markers."""
+    look = dict(color="gray", markerfacecolor="white", linestyle="", marker="o")
+    return Line2D([], [], label="hollow: paper", **look)
 
 
 def _quality(part: Any, models: Sequence[Drawn], parameters: str, score: str) -> None:
