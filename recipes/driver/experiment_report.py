@@ -23,6 +23,7 @@ from .tables import (
     Run,
     data_text,
     lengths,
+    one_for_each_model,
     p_values,
     spread,
     tabulated,
@@ -74,9 +75,8 @@ class Table:
     @property
     def compared(self) -> Dict[Model, List[Run]]:
         """Of each model the row with the commonest mean and the fewest flags."""
-        rows = sorted(self.rows, key=lambda row: len(row.flags), reverse=True)
-        found = {r.model: self.rows[r] for r in rows if r.mean == self.means[0]}
-        return {r.model: found[r.model] for r in self.rows if r.model in found}
+        rows = one_for_each_model(r for r in self.rows if r.mean == self.means[0])
+        return {row.model: self.rows[row] for row in rows}
 
 
 def read(file: Path) -> List[Run]:

@@ -22,6 +22,7 @@ from .tables import (
     data_text,
     difference,
     lengths,
+    one_for_each_model,
     p_values,
     spread,
     tabulated,
@@ -106,9 +107,7 @@ class Runs:
 
     def compared(self, part: str) -> List[Row]:
         """List one row for each model: that of the fewest flags."""
-        rows = sorted(self.rows_of(part), key=lambda row: len(row.flags), reverse=True)
-        fewest = {row.model: row for row in rows}
-        return [row for row in self.rows_of(part) if row == fewest[row.model]]
+        return one_for_each_model(self.rows_of(part))
 
     def diverged(self, row: Row, part: str) -> int:
         """Count the runs of a row in that part that diverged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, Iterable, List, NamedTuple, Sequence
 
 from tabulate import tabulate
 
@@ -39,6 +39,13 @@ class Row(NamedTuple):
     def name(self) -> str:
         """The model in tables."""
         return f"{self.model.name} `{self.flags}`" if self.flags else self.model.name
+
+
+def one_for_each_model(rows: Iterable[Row]) -> List[Row]:
+    """Leave out rows of which the same model has one with fewer flags."""
+    rows = list(rows)
+    fewest = {row.model: row for row in sorted(rows, key=lambda row: -len(row.flags))}
+    return [row for row in rows if row == fewest[row.model]]
 
 
 def tabulated(
