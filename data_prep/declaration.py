@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple, Type, TypeVar
+from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type, TypeVar
 
 from . import SPLITS, DataError
 
@@ -188,96 +188,61 @@ def _frozen(value: Any) -> Any:
 
 def _check(data_set: DataSet, path: Path) -> None:
     """Refuse declarations that would fail later or give wrong data."""
-    faults = [
-        (data_set.kind not in KINDS, f"kind must be one of {', '.join(KINDS)}"),
-        (
-            data_set.kind == "parallel" and len(set(data_set.languages)) != 2,
-            "a parallel text needs two languages",
-        ),
-        (
-            data_set.kind == "text" and len(data_set.languages) != 1,
-            "a text needs one language, the ending of its files",
-        ),
-        (
-            data_set.kind == "table" and "label" not in data_set.columns,
-            "the columns of a table need a label",
-        ),
-    ]
-    held_out = data_set.hold_out
-    faults += [
-        (
-            not set(held_out) <= {"valid", "test"},
-            "hold_out must be of valid and test",
-        ),
-        (
-            bool(held_out) and data_set.hold_out_every <= len(held_out),
-            f"hold_out_every must be above {len(held_out)}, the number of splits that "
-            "are held out",
-        ),
-    ]
-    for model, figures in data_set.paper.published.items():
-        pair = figures if isinstance(figures, tuple) else ()
-        types = [type(figure).__name__ for figure in pair]
-        faults.append(
-            (
-                types not in (["str", "float"], ["str", "int"]),
-                f"published {model!r} must be a size and a score, as ['44M', 28.43]",
-            )
-        )
-    for model, figures in data_set.paper.speed.items():
-        pair = figures if isinstance(figures, tuple) else ()
-        numbers = [isinstance(figure, (int, float)) for figure in pair]
-        faults.append(
-            (
-                numbers != [True, True],
-                f"speed {model!r} must be seconds of training and of translation, as "
-                "[7.61, 336]",
-            )
-        )
-    groups = data_set.paper.groups
-    faults.append(
-        (
-            bool(groups and groups not in data_set.columns),
-            f"groups {groups!r} must be one of the columns",
-        )
-    )
+    broken = [*_broken_rules(data_set)]
     for part in data_set.parts:
-        faults += _faults(part, data_set)
-    for broken, rule in faults:
-        if broken:
-            raise DataError(f"{path}: {rule}")
+        broken += _broken_rules_of_a_part(part, data_set)
+    if broken:
+        raise DataError(f"{path}: {broken[0]}")
 
 
-def _faults(part: Part, data_set: DataSet) -> List[Tuple[bool, str]]:
-    """List whether each rule for a part is broken, and the rule."""
+def _broken_rules(data_set: DataSet) -> Iterator[str]:
+    kind, languages, columns = data_set.kind, data_set.languages, data_set.columns
+    held_out, paper = data_set.hold_out, data_set.paper
+    if kind not in KINDS:
+        yield f"kind must be one of {', '.join(KINDS)}"
+    if kind == "parallel" and len(set(languages)) != 2:
+        yield "a parallel text needs two languages"
+    if kind == "text" and len(languages) != 1:
+        yield "a text needs one language, the ending of its files"
+    if kind == "table" and "label" not in columns:
+        yield "the columns of a table need a label"
+    if not set(held_out) <= {"valid", "test"}:
+        yield "hold_out must be of valid and test"
+    if held_out and data_set.hold_out_every <= len(held_out):
+        several = f"{len(held_out)}, the number of splits that are held out"
+        yield f"hold_out_every must be above {several}"
+    for model, figures in paper.published.items():
+        types = [type(one).__name__ for one in _pair(figures)]
+        if types not in (["str", "float"], ["str", "int"]):
+            yield f"published {model!r} must be a size and a score, as ['44M', 28.43]"
+    for model, figures in paper.speed.items():
+        if [isinstance(one, (int, float)) for one in _pair(figures)] != [True, True]:
+            seconds = "seconds of training and of translation, as [7.61, 336]"
+            yield f"speed {model!r} must be {seconds}"
+    if paper.groups and paper.groups not in columns:
+        yield f"groups {paper.groups!r} must be one of the columns"
+
+
+def _broken_rules_of_a_part(part: Part, data_set: DataSet) -> Iterator[str]:
     sources = (part.mtdata, part.sacrebleu, part.urls, part.archive, part.generator)
     sides = len(data_set.sides)
     rows = [part.urls] if part.urls else part.members
-    return [
-        (
-            part.split not in SPLITS,
-            f"split {part.split!r} must be one of {', '.join(SPLITS)}",
-        ),
-        (
-            part.format not in FORMATS,
-            f"format {part.format!r} must be one of {', '.join(FORMATS)}",
-        ),
-        (sum(map(bool, sources)) != 1, "a part needs exactly one source"),
-        (
-            bool(part.archive) != bool(part.members),
-            "an archive needs members, and members an archive",
-        ),
-        (
-            part.format in ("table", "agreement") and data_set.kind != "table",
-            f"format {part.format!r} is for tables",
-        ),
-        (
-            any(isinstance(row, str) or len(row) != sides for row in rows),
-            f"a part needs {sides} files, one for each side, in urls and in each row "
-            "of members",
-        ),
-        (
-            len(part.sha256) not in (0, len(part.urls or (part.archive,))),
-            "a part needs as many sha256 as URLs, or none",
-        ),
-    ]
+    if part.split not in SPLITS:
+        yield f"split {part.split!r} must be one of {', '.join(SPLITS)}"
+    if part.format not in FORMATS:
+        yield f"format {part.format!r} must be one of {', '.join(FORMATS)}"
+    if sum(map(bool, sources)) != 1:
+        yield "a part needs exactly one source"
+    if bool(part.archive) != bool(part.members):
+        yield "an archive needs members, and members an archive"
+    if part.format in ("table", "agreement") and data_set.kind != "table":
+        yield f"format {part.format!r} is for tables"
+    if any(isinstance(row, str) or len(row) != sides for row in rows):
+        where = "one for each side, in urls and in each row of members"
+        yield f"a part needs {sides} files, {where}"
+    if len(part.sha256) not in (0, len(part.urls or (part.archive,))):
+        yield "a part needs as many sha256 as URLs, or none"
+
+
+def _pair(figures: Any) -> Tuple[Any, ...]:
+    return figures if isinstance(figures, tuple) else ()
