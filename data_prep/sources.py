@@ -131,21 +131,18 @@ def _rows(
                 for names in part.members:
                     with ExitStack() as stack:
                         files = [stack.enter_context(member(name)) for name in names]
-                        yield from _parallel(files, names, data_set, part)
+                        yield from _parallel(files, names, part)
         else:
-            yield from _parallel(list(map(lines_of, paths)), urls, data_set, part)
+            yield from _parallel(list(map(lines_of, paths)), urls, part)
 
 
 def _parallel(
-    files: Sequence[Lines],
-    names: Sequence[str],
-    data_set: DataSet,
-    part: Part,
+    files: Sequence[Lines], names: Sequence[str], part: Part
 ) -> Iterator[Row]:
     """Rows of parallel files, which must have the same number of lines."""
     convert = {"lines": iter, "wit3": _wit3}.get(part.format)
     if not convert:
-        yield from _table(files[0], names[0], data_set, part)
+        yield from _table(files[0], names[0], part)
         return
     sides = zip_longest(*(convert(file) for file in files))
     for number, row in enumerate(sides, start=1):
@@ -167,7 +164,7 @@ def _wit3(lines: Lines) -> Iterator[bytes]:
             yield tag[2].strip()
 
 
-def _table(file: Lines, name: str, data_set: DataSet, part: Part) -> Iterator[Row]:
+def _table(file: Lines, name: str, part: Part) -> Iterator[Row]:
     """Rows of a tab-separated file; with ``part.fields``, these columns of it."""
     lines = iter(file)
     if not part.fields:
@@ -242,7 +239,7 @@ def _sacrebleu(data_set: DataSet, part: Part) -> Iterator[Row]:
     except (Exception, SystemExit) as error:  # sacrebleu raises many kinds
         raise DataError(f"sacrebleu {name} {pair}: {error}".splitlines()[0]) from None
     with open(paths[0], "rb") as source, open(paths[1], "rb") as target:
-        yield from _parallel([source, target], paths, data_set, part)
+        yield from _parallel([source, target], paths, part)
 
 
 def _generate(data_set: DataSet, out: Path) -> Dict[str, Any]:
