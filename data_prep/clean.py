@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
@@ -73,8 +74,8 @@ def clean_split(
     """Clean a split by ``work``. Returns counts, see :func:`clean_pairs`."""
     pairs, dropped, repaired = 0, Counter(), Counter()
     chunks = read_chunks(paths, lines if split == "train" else -(-lines // 10))
-    files = [out.open("wb") for out in outs]
-    try:
+    with ExitStack() as stack:
+        files = [stack.enter_context(out.open("wb")) for out in outs]
         with tqdm(unit=" lines", desc=f"clean {outs[0].name}", disable=None) as bar:
             for sides, lost, mended in in_parallel(work, chunks, workers):
                 for file, text in zip(files, sides):
@@ -84,9 +85,6 @@ def clean_split(
                 dropped += lost
                 repaired += mended
                 bar.update(kept + sum(lost.values()))
-    finally:
-        for file in files:
-            file.close()
     if not pairs:
         why = "without an empty side"
         if set(dropped) != {"empty"}:
