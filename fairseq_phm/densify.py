@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .errors import DataError
+from .models.base import PREFIX
 from .modules import PHMLSTM, PHMEmbedding, PHMLinear, PHMLSTMCell
-from .rebuild import PREFIX, Rebuilt, build, longest, model_name, task_options
+from .rebuild import Rebuilt, build, longest, model_name, task_options
 
 
 def densified(rebuilt: Rebuilt) -> Rebuilt:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from .checkpoint import options_of
 from .errors import DataError, one_line
 from .fairseq_compat import leave_better_transformer, without_copies
+from .models.base import PREFIX
 from .tasks.classification import TASK
 
-PREFIX = "phm_"
 SECTIONS = ("encoder", "decoder", "quant_noise")
 """Sections of a Transformer's options in hydra, flat names elsewhere."""
 FILES = ("encoder_embed_path", "decoder_embed_path", "user_dir")
