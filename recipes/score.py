@@ -74,8 +74,8 @@ def compare(
 
     The hypotheses of each line change sides or not, by chance or, of a few lines, in
     every way (approximate randomisation: Riezler and Maxwell, 2005). sacreBLEU's own
-    tests give too small a p-value: that one counts no ties, which are the rule where
-    few lines differ, and its paired bootstrap centres absolute differences.
+    tests give too small a p-value: its approximate randomisation counts no ties, which
+    are the rule where few lines differ, and its bootstrap centres absolute differences.
 
     Returns:
         ``bleu_difference``; ``bleu_p``, two-sided; and the ``test_signature``.

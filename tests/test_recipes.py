@@ -140,6 +140,22 @@ def test_data_cleaned_in_another_way_are_other_data(texts, tmp_path):
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("size, given, lines", [
+    ("small", [], 50), ("tiny", [], 2000), ("small", ["--lines", 0], 0),
+    ("tiny", ["--lines", 20], 20),
+])  # fmt: skip
+def test_lines_of_the_declaration_hold_where_no_others_are_given(
+    size, given, lines, texts, tmp_path
+):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'title = "Mine"\nkind = "parallel"\nlanguages = ["en", "vi"]\nlines = 50\n'
+    )
+    words = [file, "--raw", texts, "--size", size, *given]
+    source = parse_translation(list(map(str, words))).source
+    assert Data(source, tmp_path, "parallel").set.lines == lines
+
+
 def test_script_with_all_its_processes(texts, tmp_path):
     """And languages with a dash, in files of the user's own."""
     for split in LINES:

@@ -23,7 +23,7 @@ import torch
 from fairseq.data.data_utils import post_process
 from tabulate import tabulate
 
-from fairseq_phm.errors import DataError
+from data_prep import DataError
 
 from ..driver.fairseq_process import environment
 from ..driver.run import USER_DIR

@@ -114,7 +114,7 @@ def _declared(source: Source, kind: str) -> Tuple[DataSet, Optional[Files]]:
     data_set = replace(
         data_set.between(pair, own_files),
         subwords=source.subwords or data_set.subwords,
-        lines=source.lines,
+        lines=data_set.lines if source.lines is None else source.lines,
     )
     raw: Optional[Files] = None
     if source.prefixes:

@@ -42,10 +42,12 @@ WIDTHS: Dict[str, Widths] = {
         "_tiny": Widths(128, 512, 4),
     }.items()
 }
-LM = "phm_transformer_lm"
-for ending in ("", "_small", "_tiny"):
-    WIDTHS[LM + ending] = WIDTHS[f"phm_transformer{ending}"]
 """What the architectures have, by name; language models have a decoder only."""
+
+LM = "phm_transformer_lm"
+WIDTHS.update(
+    {LM + end: WIDTHS["phm_transformer" + end] for end in ("", "_small", "_tiny")}
+)
 
 CLASSIFIERS = {
     "phm_lstm_classifier": {"LSTM": 300},

@@ -746,7 +746,7 @@ def _shared(given: argparse.Namespace) -> Dict[str, Any]:
             prefixes={s: getattr(given, s) for s in SPLITS} if given.train else {},
             languages=languages,
             subwords=subwords,
-            lines=size.lines if given.lines is None else given.lines,
+            lines=given.lines if given.lines is not None else size.lines or None,
         ),
         machine=Machine(
             given.jobs, given.gpus, given.fp16, given.bf16, given.cpu, given.nodes,

@@ -85,7 +85,7 @@ class Source:
     prefixes: Mapping[str, str] = field(default_factory=dict)  # split -> its own files
     languages: Tuple[str, ...] = ()  # instead of the declared ones
     subwords: int = 0  # 0: what the data set declares
-    lines: int = 0  # of the training set, a tenth of it for the others; 0: all
+    lines: Optional[int] = None  # of the training set; None: what it declares; 0: all
 
 
 @dataclass(frozen=True)
