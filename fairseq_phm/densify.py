@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Mapping
 import torch
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import MODEL_REGISTRY
+from fairseq.modules import MultiheadAttention
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -16,10 +17,16 @@ from .errors import DataError
 from .models.base import PREFIX
 from .modules import PHMLSTM, PHMEmbedding, PHMLinear, PHMLSTMCell
 from .rebuild import Rebuilt, build, longest, model_name, task_options
+from .substitution.swap import set_inner_width
 
 
-def densified(rebuilt: Rebuilt) -> Rebuilt:
+def densified(rebuilt: Rebuilt, any_width: bool = False) -> Rebuilt:
     """Return fairseq's own model with the weights H of a PHM model.
+
+    Args:
+        rebuilt: the PHM model.
+        any_width: ``--phm-attention-dim`` may be another width than the embeddings';
+            fairseq's options cannot say it, so that its tools do not load the model.
 
     Raises:
         DataError: a model that is not PHM, or without a counterpart in fairseq.
@@ -30,19 +37,37 @@ def densified(rebuilt: Rebuilt) -> Rebuilt:
     stock = name[len(PREFIX) :]
     if stock not in MODEL_REGISTRY:
         raise DataError(f"{name} has no counterpart in fairseq")
-    for module in rebuilt.model.modules():
-        q = getattr(module, "q_proj", None)
-        if q is not None and q.out_features != module.out_proj.out_features:
-            raise DataError(
-                f"--phm-attention-dim {q.out_features} is not the width of the "
-                "embeddings: fairseq's attention has no such width"
-            )
+    widths = _inner_widths(rebuilt.model)
+    if widths and not any_width:
+        raise DataError(
+            f"--phm-attention-dim {min(widths.values())} is not the width of the "
+            "embeddings: fairseq's attention has no such width"
+        )
     options = {k: v for k, v in vars(rebuilt.args).items() if not k.startswith(PREFIX)}
     options.update(arch=stock, _name=stock)
     if options.get("base_shuffle") is False:
         options["base_shuffle"] = 0  # fairseq's default for it is no number
-    state = dense_state(rebuilt.model)
-    return build(argparse.Namespace(**options), rebuilt.source, rebuilt.target, state)
+    made = build(argparse.Namespace(**options), rebuilt.source, rebuilt.target)
+    for path, width in widths.items():
+        attention = made.model.get_submodule(path)
+        for name, layer in rebuilt.model.get_submodule(path).named_children():
+            if isinstance(layer, PHMLinear):
+                bias = layer.bias is not None
+                dense = nn.Linear(layer.in_features, layer.out_features, bias)
+                setattr(attention, name, dense)
+        set_inner_width(attention, width)
+    made.model.load_state_dict(dense_state(rebuilt.model))
+    return made
+
+
+def _inner_widths(model: nn.Module) -> Dict[str, int]:
+    """Return path -> width of attention whose width is not that of the embeddings."""
+    return {
+        path: module.q_proj.out_features
+        for path, module in model.named_modules()
+        if isinstance(module, MultiheadAttention)
+        and module.q_proj.out_features != module.out_proj.out_features
+    }
 
 
 @torch.no_grad()

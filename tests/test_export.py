@@ -104,7 +104,7 @@ def refused(*arguments):
     return end.value.code
 
 
-@pytest.mark.parametrize("name", ["fused", "rule-rank", "pre-norm", "dense"])
+@pytest.mark.parametrize("name", ["fused", "rule-rank", "pre-norm", "wide", "dense"])
 def test_ctranslate2(data, checkpoints, tmp_path, capsys, name):
     pytest.importorskip("ctranslate2")
     export("ctranslate2", checkpoints[name], tmp_path / "out")
@@ -214,7 +214,8 @@ def test_bad_input_leaves_nothing(data, checkpoints, tmp_path, monkeypatch):
     message = refused("safetensors", checkpoints["dense"], out, "--sentences", long)
     assert "long: line 2 has 20 tokens; the model takes 19" in message
     wide = checkpoints["wide"]
-    assert "--phm-attention-dim 64" in refused("safetensors", wide, out, "--dense")
+    message = refused("safetensors", wide, out, "--dense")
+    assert "wide.pt: --phm-attention-dim 64 is not" in message
     message = refused("torchscript", path, out, "--quantization", "int8")
     assert "--quantization is for --to ctranslate2, not torchscript" in message
     message = refused("onnx", path, out, "--dense")
@@ -292,9 +293,10 @@ def test_a_missing_package_names_the_command():
         needs("nothing_at_all")
 
 
-def test_torchscript(checkpoints, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["rule-rank", "wide"])
+def test_torchscript(checkpoints, tmp_path, capsys, name):
     out = tmp_path / "model.pt"
-    export("torchscript", checkpoints["rule-rank"], out)
+    export("torchscript", checkpoints[name], out)
     assert "8 of 8 hypotheses are fairseq's" in capsys.readouterr().out
     code = (
         "import sys, torch\n"
@@ -310,7 +312,7 @@ def test_torchscript(checkpoints, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
-@pytest.mark.parametrize("name", ["fused", "pre-norm"])
+@pytest.mark.parametrize("name", ["fused", "pre-norm", "wide"])
 def test_onnx(checkpoints, tmp_path, capsys, name):
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoint import refuse_not_finite
 from ..densify import densified
-from ..errors import DataError
+from ..errors import DataError, one_line
 from ..rebuild import (
     Rebuilt,
     Vocabularies,
@@ -48,13 +48,21 @@ class Source(NamedTuple):
     sentences: List[List[int]]
     sentencepiece: Optional[Path]
 
-    def dense(self) -> Rebuilt:
+    def dense(self, any_width: bool = True) -> Rebuilt:
         """Return fairseq's own model with the same scores.
 
+        Args:
+            any_width: of attention, even one that its options cannot tell.
+
         Raises:
-            DataError: there is none.
+            DataError: there is none; names the checkpoint.
         """
-        return densified(self.rebuilt) if is_phm(self.rebuilt) else self.rebuilt
+        if not is_phm(self.rebuilt):
+            return self.rebuilt
+        try:
+            return densified(self.rebuilt, any_width)
+        except (DataError, RuntimeError, ValueError) as error:
+            raise DataError(f"{self.path}: {one_line(error)}") from None
 
     def refuse_other_decoders(self, kind: str) -> None:
         """Refuse a decoder that formats do not know.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from ..checkpoint import write_checkpoint
-from ..densify import stock_checkpoint
 from ..errors import DataError
 from ..rebuild import load_dictionary
 from . import QUANTIZATIONS, needs
@@ -83,29 +81,63 @@ def export(source: Source, folder: Path, quantization: str = "float32") -> str:
 
 
 def _convert(source: Source, folder: Path, quantization: str) -> None:
-    """Let CTranslate2 convert a dense checkpoint with its options as a namespace."""
-    from ctranslate2.converters import FairseqConverter
+    """Let CTranslate2 convert the dense model, as its converter for fairseq does.
 
-    checkpoint = stock_checkpoint(source.checkpoint, source.dense(), namespace=True)
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "dense.pt"
-        write_checkpoint(checkpoint, path)
-        languages = [path.name.split(".")[1] for path in source.dictionaries]
-        converter = FairseqConverter(
-            str(path), str(source.dictionaries[0].parent), languages[0], languages[-1]
-        )
-        try:
-            converter.convert(str(folder), quantization=quantization, force=True)
-        except (
-            AttributeError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-        ) as error:  # AttributeError: of layers that it has no name for
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"{source.path}: CTranslate2 cannot convert this model: {reason}"
-            ) from None
+    The converter itself would build the model anew of its options, which do not tell
+    the width of attention.
+    """
+    from ctranslate2.converters import fairseq as rules
+    from ctranslate2.converters.converter import Converter
+
+    dense = source.dense()
+    vocabularies = [load_dictionary(source.dictionaries[i]) for i in (0, -1)]
+
+    class ConvertedModel(Converter):
+        def _load(self) -> Any:
+            spec = rules._get_model_spec(dense.args)
+            _tell_widths_of_heads(spec.encoder, dense.model.encoder)
+            _tell_widths_of_heads(spec.decoder, dense.model.decoder)
+            rules.set_transformer_encoder(spec.encoder, dense.model.encoder)
+            rules.set_transformer_decoder(spec.decoder, dense.model.decoder)
+            source_words, target_words = map(rules._get_vocab, vocabularies)
+            spec.register_source_vocabulary(source_words)
+            spec.register_target_vocabulary(target_words)
+            spec.config.decoder_start_token = spec.config.eos_token
+            spec.config.add_source_eos = True
+            return spec
+
+    try:
+        with torch.no_grad():
+            ConvertedModel().convert(str(folder), quantization=quantization, force=True)
+    except (
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # AttributeError: of layers that it has no name for
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{source.path}: CTranslate2 cannot convert this model: {reason}"
+        ) from None
+
+
+def _tell_widths_of_heads(spec: Any, stack: nn.Module) -> None:
+    """Tell those that are not the width of the embeddings over the number of heads.
+
+    Older versions of CTranslate2 cannot be told.
+    """
+    from ctranslate2.specs.attention_spec import MultiHeadAttentionSpec
+
+    names = {"self_attn": "self_attention", "encoder_attn": "attention"}
+    for layer_spec, layer in zip(spec.layer, stack.layers):
+        for name, theirs in names.items():
+            attention = getattr(layer, name, None)
+            if attention and attention.embed_dim != attention.out_proj.out_features:
+                made = MultiHeadAttentionSpec(
+                    self_attention=name == "self_attn", head_dim=attention.head_dim
+                )
+                setattr(layer_spec, theirs, made)
 
 
 def _positions(source: Source) -> int:

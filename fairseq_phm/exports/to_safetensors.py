@@ -37,7 +37,7 @@ def export(source: Source, folder: Path, dense: bool = False) -> str:
         DataError: there is no dense counterpart, or the scores differ.
     """
     save = needs("safetensors.torch").save  # save_file has an error of its own kind
-    rebuilt = source.dense() if dense else source.rebuilt
+    rebuilt = source.dense(any_width=False) if dense else source.rebuilt
     tensors, aliases = _without_aliases(rebuilt.model.state_dict())
     options = {k: v for k, v in vars(rebuilt.args).items() if _is_plain(v)}
     config = {

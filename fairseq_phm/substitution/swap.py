@@ -105,7 +105,7 @@ def substitute(
         vocabulary.replace(of_words)
     if attention_dim is not None:
         for attention in {one.parent for one in found if one.kind != "ffn"}:
-            _set_inner_width(attention, attention_dim)
+            set_inner_width(attention, attention_dim)
     _adopt(model)
     logger.info("PHM layers replace %d of %d projections", count, len(found))
     return model
@@ -329,7 +329,7 @@ def _check_inner_width(projection: Projection, width: int) -> None:
         )
 
 
-def _set_inner_width(attention: nn.Module, width: int) -> None:
+def set_inner_width(attention: nn.Module, width: int) -> None:
     """Make fairseq's MultiheadAttention compute with heads of width / num_heads.
 
     It can since heads can be pruned: with the embedding width unchecked, embed_dim is
