@@ -1,7 +1,8 @@
 """The error for input that cannot be used."""
 
 import sys
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Iterator
 
 
 class DataError(ValueError):
@@ -17,6 +18,18 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     several = 2 if lines and lines[0].endswith(":") else 1
     return " ".join(lines[:several])[:300] or type(error).__name__
+
+
+@contextmanager
+def wrong_options_are_data_errors() -> Iterator[None]:
+    """Turn a ValueError into a DataError, which a program shows in one line."""
+    show_data_errors_in_one_line()
+    try:
+        yield
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(one_line(error)) from error
 
 
 def show_data_errors_in_one_line() -> None:

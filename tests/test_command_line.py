@@ -420,6 +420,7 @@ def test_installed_plugin_by_name_from_any_folder(corpus, trained, tmp_path):
 def test_bad_flags_end_in_one_clear_line(corpus, tmp_path, flags, message):
     output = train(corpus, tmp_path / "none", *flags, check=False)
     assert re.search(message, output.strip().splitlines()[-1]), output[-2000:]
+    assert "Traceback" not in output
     assert not list(tmp_path.glob("none/*.pt"))
 
 

@@ -58,7 +58,7 @@ def key(model):
         ("quaternion4", "quaternion4: dense, quaternion or"),
         ("dense-wide", "dense-wide: dense, quaternion or"),
         ("dense-whole", "dense-whole: dense, quaternion or"),
-        ("0", "0: n must be at least 1"),
+        ("0", "0: n must be at least 2"),
         ("4r0", "4r0: the rank R of NrR is 1 to 16, n^2"),
         ("4r17", "4r17: the rank R of NrR is 1 to 16, n^2"),
         ("dense/1", "dense/1: widths are divided by 2 or more"),

@@ -174,7 +174,7 @@ def test_bad_files_end_in_one_line(corpus, spoil, message):
     "flags,message",
     [
         (["--n", "5"], "n=5 does not fit"),
-        (["--n", "0"], "n must be at least 1"),
+        (["--n", "0"], "n must be at least 2"),
         (["--tgt", "xx"], "--src and --tgt are both xx"),
         pytest.param(
             ["--arch", "phm_transformer_gigantic"],

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
             that exists or cannot be written.
     """
     from .. import require_fairseq
-    from ..checkpoint import read_checkpoint, write_checkpoint
+    from ..checkpoint import read_checkpoint, refuse_not_finite, write_checkpoint
     from ..files import refuse_existing
 
     require_fairseq("densify")
@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
     refuse_existing(options.output, options.force, options.input)
     checkpoint = read_checkpoint(options.input)
     rebuilt = rebuild(checkpoint, options.input, options.data)
+    refuse_not_finite(checkpoint["model"], options.input)
     try:
         dense = densified(rebuilt)
     except (DataError, RuntimeError, ValueError) as error:

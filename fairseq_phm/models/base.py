@@ -12,7 +12,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from ..errors import show_data_errors_in_one_line
+from ..errors import wrong_options_are_data_errors
 from ..functional import ALGEBRAS, multiplication_rule
 from ..functional.tracing import is_tracing
 from ..mismatch import check_named_rule, flags_of, mismatch
@@ -216,11 +216,12 @@ class PHMModel:
         return super().build_model(args, task)
 
     @classmethod
+    @wrong_options_are_data_errors()
     def build_model(cls, args: Any, task: FairseqTask) -> Any:
         """Build the model from a namespace, a DictConfig or its configuration.
 
         Raises:
-            ValueError: quant-noise is on, or an option does not fit the sizes.
+            DataError: quant-noise is on, or an option does not fit the sizes.
         """
         config = cls.configure(args)
         refuse_quant_noise(config)
@@ -241,7 +242,6 @@ class PHMModel:
         self.left_open = left_open
         if config.phm_freeze_rule and config.phm_rule in ALGEBRAS:
             self.frozen_rule = str(config.phm_rule)
-        show_data_errors_in_one_line()
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,6 +11,7 @@ from fairseq.models.transformer import TransformerConfig, TransformerEncoderBase
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from ..errors import wrong_options_are_data_errors
 from ..modules import PHMLSTM, WordVectors
 from ..substitution import substitute
 from .architectures import register_architectures
@@ -96,6 +97,7 @@ class SentenceClassifier(PHMModel, BaseFairseqModel):
         raise NotImplementedError
 
     @classmethod
+    @wrong_options_are_data_errors()
     def build_model(cls, args: Any, task: FairseqTask) -> "SentenceClassifier":
         """Build the model for a task's words and labels.
 
@@ -104,7 +106,7 @@ class SentenceClassifier(PHMModel, BaseFairseqModel):
             task: a :class:`fairseq_phm.tasks.TSVClassificationTask`.
 
         Raises:
-            ValueError: sizes that n does not divide, or an option that does not fit.
+            DataError: sizes that n does not divide, or an option that does not fit.
         """
         config = cls.configure(args)
         left_open = config.resolve(args)

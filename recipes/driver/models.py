@@ -108,8 +108,8 @@ class Model:
             return cls(dense, narrow=int(divisor or 1))
         if quaternion:
             return cls(quaternion, n=4, wide=bool(wide), whole=bool(whole))
-        if not int(n):
-            raise ValueError(f"{text}: n must be at least 1")
+        if int(n) < 2:
+            raise ValueError(f"{text}: n must be at least 2; n = 1 is spelled dense")
         if rank and not 1 <= int(rank) <= int(n) ** 2:
             raise ValueError(f"{text}: the rank R of NrR is 1 to {int(n) ** 2}, n^2")
         return cls("PHM", int(n), int(rank or 0), bool(wide), whole=bool(whole))

@@ -573,6 +573,10 @@ def _parse(
             for rate in value if name == "lrs" else [value]:
                 if not 0 < rate < math.inf:
                     parser.error(f"{option} {rate:g}: a learning rate is positive")
+        if name == "warmup_updates" and value and value > (given.updates or value):
+            parser.error(f"{option} {value}: more than --updates {given.updates}")
+        if name == "lenpen" and not math.isfinite(value):
+            parser.error(f"{option} {value}: a length penalty is a number")
     _check_extra(parser, given.extra)
     if given.raw and not given.raw.is_dir():
         parser.error(f"--raw {given.raw}: no such folder")
