@@ -42,7 +42,6 @@ class Source(NamedTuple):
     """
 
     path: Path
-    checkpoint: Dict[str, Any]
     rebuilt: Rebuilt
     dictionaries: List[Path]
     sentences: List[List[int]]
@@ -125,7 +124,7 @@ def open_source(
         tokens = read_sentences(sentences, dictionaries[0], split, most)
     else:
         tokens = random_sentences(rebuilt.source, longest(rebuilt.model))
-    return Source(path, checkpoint, rebuilt, dictionaries, tokens, sentencepiece)
+    return Source(path, rebuilt, dictionaries, tokens, sentencepiece)
 
 
 def _check_sizes(dictionaries: List[Path], rebuilt: Rebuilt) -> None:
