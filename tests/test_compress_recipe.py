@@ -11,8 +11,7 @@ import torch
 from conftest import ROOT
 
 from fairseq_phm.checkpoint import read_checkpoint
-from recipes import report as results_report
-from recipes.driver import compress, compress_report
+from recipes.driver import compress
 from recipes.driver import options as recipe_options
 from recipes.driver import run as driver_run
 from recipes.driver.compress import compress_options
@@ -20,6 +19,8 @@ from recipes.driver.models import Model
 from recipes.driver.settings import WAYS
 from recipes.driver.stages import RunError
 from recipes.driver.training_log import converged
+from recipes.report import __main__ as results_report
+from recipes.report import compress as compress_report
 
 pytestmark = pytest.mark.one_version
 
@@ -196,7 +197,7 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     folder = tmp_path / "results" / "runs" / "compress"
     folder.mkdir(parents=True)
     (folder / "xx.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    monkeypatch.setattr(results_report, "HERE", tmp_path)
+    monkeypatch.setattr(results_report, "RECIPES", tmp_path)
     monkeypatch.setattr(sys, "argv", ["report"])
     results_report.main()
     text = (tmp_path / "RESULTS.md").read_text()

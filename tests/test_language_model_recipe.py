@@ -15,8 +15,8 @@ from forked import python
 from data_prep import DataError
 from data_prep.text import read_lines
 from recipes.driver import language_model
-from recipes.driver.experiment_report import collect, picture, read
 from recipes.driver.options import parse_language_model
+from recipes.report.experiments import collect, picture, read
 
 pytestmark = pytest.mark.one_version
 

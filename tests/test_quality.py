@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from data_prep import DataError
-from recipes import report as results_report
 from recipes.driver import options as recipe_options
 from recipes.driver import quality, translation
 from recipes.driver import run as driver_run
 from recipes.driver.lock import locked
 from recipes.driver.models import Model
 from recipes.driver.quality import best_rate, converged, updates_of_equal_time
-from recipes.driver.quality_report import (
+from recipes.report import __main__ as results_report
+from recipes.report.quality import (
     Runs,
     at_equal_updates,
     read,
@@ -249,7 +249,7 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     (tmp_path / "results" / "runs" / "quality").mkdir(parents=True)
     text = "".join(json.dumps(run) + "\n" for run in benchmark())
     (tmp_path / "results" / "runs" / "quality" / "xx.jsonl").write_text(text)
-    monkeypatch.setattr(results_report, "HERE", tmp_path)
+    monkeypatch.setattr(results_report, "RECIPES", tmp_path)
     monkeypatch.setattr(sys, "argv", ["report"])
     results_report.main()
     text = (tmp_path / "RESULTS.md").read_text()

@@ -17,8 +17,8 @@ from data_prep.text import read_lines
 from recipes.driver import translation
 from recipes.driver.flags import split_phm
 from recipes.driver.models import Model
-from recipes.driver.tables import MARKED
 from recipes.driver.training_log import converged
+from recipes.report.tables import MARKED
 
 pytestmark = pytest.mark.one_version
 

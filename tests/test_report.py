@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT
 
 from data_prep import DataError
-from recipes import report
-from recipes.driver import summary
-from recipes.driver.experiment_report import collect, picture, read, tables
 from recipes.driver.settings import slug
+from recipes.report import __main__ as report
+from recipes.report import summary
+from recipes.report.experiments import collect, picture, read, tables
 
 DATA = {"train": 1000, "valid": 20, "test": 30, "hash": "abc"}
 TRANSLATION = {
@@ -204,7 +204,7 @@ def test_classification_without_task_and_by_group():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The report's own folder with these results."""
-    monkeypatch.setattr(report, "HERE", tmp_path)
+    monkeypatch.setattr(report, "RECIPES", tmp_path)
     monkeypatch.setattr(sys, "argv", ["report"])
     for name in ("runs", "notes", "figures"):
         (tmp_path / "results" / name).mkdir(parents=True)

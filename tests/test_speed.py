@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from data_prep import DataError, declaration
-from recipes import report as results_report
 from recipes.driver import options as recipe_options
-from recipes.driver import speed, speed_report, throughput
+from recipes.driver import speed, throughput
+from recipes.report import __main__ as results_report
+from recipes.report import speed as speed_report
 
 pytestmark = pytest.mark.one_version
 
@@ -83,7 +84,7 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     folder = tmp_path / "results" / "runs" / "speed"
     folder.mkdir(parents=True)
     (folder / "de-en.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    monkeypatch.setattr(results_report, "HERE", tmp_path)
+    monkeypatch.setattr(results_report, "RECIPES", tmp_path)
     monkeypatch.setattr(sys, "argv", ["report"])
     results_report.main()
     text = (tmp_path / "RESULTS.md").read_text()

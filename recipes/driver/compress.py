@@ -19,7 +19,7 @@ from data_prep import SPLITS
 from data_prep.binarize import binarize
 from data_prep.workspace import atomic_path, write_json
 
-from .compress_report import report
+from ..report.compress import report
 from .data import Data
 from .fairseq_process import follow
 from .hardware import check_machine, threads_of_a_job

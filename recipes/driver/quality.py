@@ -18,15 +18,7 @@ from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tup
 
 from data_prep.workspace import write_json
 
-from ..score import compare
-from .data import Data
-from .fairseq_process import DIVERGED
-from .flags import split_phm
-from .hardware import check_machine, provenance
-from .lock import locked
-from .models import DENSE, Model
-from .options import parse_quality, program
-from .quality_report import (
+from ..report.quality import (
     EQUAL_TIME,
     EQUAL_UPDATES,
     KEY,
@@ -37,6 +29,14 @@ from .quality_report import (
     report,
     row_of,
 )
+from ..score import compare
+from .data import Data
+from .fairseq_process import DIVERGED
+from .flags import split_phm
+from .hardware import check_machine, provenance
+from .lock import locked
+from .models import DENSE, Model
+from .options import parse_quality, program
 from .results import add_lines
 from .settings import Quality, QualityReport
 from .stages import RunError, digest, errors_in_one_line, in_threads, read_json, step

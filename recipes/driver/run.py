@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Dict, List, Sequence, Type, TypeVar
 
 from data_prep.workspace import write_json
 
+from ..report.experiments import tables
 from .data import AnyData
-from .experiment_report import tables
 from .fairseq_process import train
 from .flags import split_phm, values_of
 from .hardware import provenance, threads_of_a_job, train_command
@@ -185,7 +185,7 @@ class Run(ABC):
         return {**read_json(self.result), **self.names}
 
     def line(self) -> Dict[str, Any]:
-        """All that tables of results need, see :mod:`.experiment_report`."""
+        """All that tables of results need, see :mod:`recipes.report.experiments`."""
         experiment, training = self.experiment, read_json(self.trained)
         data, here = self.data.summary, provenance(experiment.machine)
         return {

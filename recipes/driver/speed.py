@@ -10,13 +10,13 @@ from typing import List
 
 from data_prep.declaration import load
 
+from ..report.speed import read, tables
 from .data import Data
 from .fairseq_process import quiet
 from .hardware import check_machine, precision_flags, provenance
 from .options import parse_speed, program
 from .results import Line, add_lines, write_tables
 from .settings import Speed
-from .speed_report import read, tables
 from .stages import digest, errors_in_one_line, step
 from .throughput import built, measure, measure_search
 from .translation import TranslationRun

@@ -15,9 +15,10 @@ from data_prep.subwords import decode
 from data_prep.text import read_lines
 from data_prep.workspace import write_json
 
+from ..report.experiments import tables
+from ..report.tables import MARK, MARKED, tabulated
 from ..score import compare, score
 from .data import Data
-from .experiment_report import tables
 from .fairseq_process import follow, require_checkpoint, tool
 from .hardware import check_machine, threads_of_a_job
 from .models import DENSE
@@ -26,7 +27,6 @@ from .run import USER_DIR, Run, runs_of
 from .settings import Translation
 from .slurm import submit
 from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
-from .tables import MARK, MARKED, tabulated
 from .training_log import converged, lowest_loss
 from .transformer_run import TransformerRun, optimizer_flags
 

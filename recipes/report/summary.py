@@ -11,9 +11,9 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from data_prep import declaration
 
-from .models import DENSE, Model
+from ..driver.models import DENSE, Model
+from ..driver.training_log import converged, lowest_loss
 from .tables import tabulated
-from .training_log import converged, lowest_loss
 
 Line = Dict[str, Any]
 Published = Mapping[str, Mapping[str, float]]

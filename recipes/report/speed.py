@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Dict, List, Sequence
 
-from .models import DENSE, Model
-from .results import Line, grouped, read_lines
+from ..driver.models import DENSE, Model
+from ..driver.results import Line, grouped, read_lines
 from .tables import data_text, tabulated
 
 NEEDED = (

@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy import interp
 
-from .models import Model
+from ..driver.models import Model
 
 STYLE = {
     "svg.hashsalt": "recipes",  # the same ids, so the same bytes, every time

@@ -10,10 +10,10 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, 
 from data_prep import DataError
 from data_prep.workspace import atomic_path
 
-from .flags import split_phm, values_of
-from .models import DENSE, Model
-from .results import Line, grouped, read_lines, united, write_tables
-from .settings import SIZES, VIEWS
+from ..driver.flags import split_phm, values_of
+from ..driver.models import DENSE, Model
+from ..driver.results import Line, grouped, read_lines, united, write_tables
+from ..driver.settings import SIZES, VIEWS
 from .tables import (
     LENGTH,
     MARK,

@@ -6,9 +6,9 @@ import statistics
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from .models import DENSE, Model
-from .results import Line, grouped, read_lines, write_tables
-from .settings import WAYS
+from ..driver.models import DENSE, Model
+from ..driver.results import Line, grouped, read_lines, write_tables
+from ..driver.settings import WAYS
 from .tables import MARK, MARKED, data_text, difference, spread, tabulated
 
 NEEDED = (

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from .flags import values_of
-from .models import Model
-from .results import read_lines
-from .settings import slug
+from ..driver.flags import values_of
+from ..driver.models import Model
+from ..driver.results import read_lines
+from ..driver.settings import slug
+from ..driver.training_log import converged
 from .tables import (
     LENGTH,
     MARK,
@@ -28,7 +29,6 @@ from .tables import (
     spread,
     tabulated,
 )
-from .training_log import converged
 
 SETTINGS = (
     "size", "languages", "data", "updates", "epochs", "beam", "lenpen",
@@ -202,7 +202,7 @@ def _differing(table: Table, group: Sequence[Table]) -> str:
 
 
 def picture(table: Table) -> bytes:
-    """Draw the table as an SVG picture, see :func:`recipes.driver.figures.draw`."""
+    """Draw the table as an SVG picture, see :func:`.figures.draw`."""
     from .figures import Drawn, draw  # matplotlib is slow to import
 
     parameters, score, *words = DRAWN[table.task]

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Sequence
 
 from tabulate import tabulate
 
-from .models import Model
+from ..driver.models import Model
 
 Run = Dict[str, Any]
 """A line of results."""

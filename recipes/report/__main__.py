@@ -19,14 +19,14 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 from data_prep.workspace import atomic_path
 
-from .driver import compress_report, quality_report, speed_report, summary
-from .driver.experiment_report import collect, picture, read, tables
-from .driver.picture import draw
-from .driver.settings import slug
-from .driver.stages import errors_in_one_line
-from .driver.tables import Run
+from ..driver.settings import slug
+from ..driver.stages import errors_in_one_line
+from . import compress, quality, speed, summary
+from .experiments import collect, picture, read, tables
+from .picture import draw
+from .tables import Run
 
-HERE = Path(__file__).parent
+RECIPES = Path(__file__).parents[1]
 FIGURES = "results/figures/"
 HEAD = """# Results
 
@@ -46,7 +46,7 @@ def main() -> None:
         help="print the tables of these JSON lines instead",
     )  # fmt: skip
     given = parser.parse_args().files
-    files = given or sorted(HERE.glob("results/runs/*.jsonl"))
+    files = given or sorted(RECIPES.glob("results/runs/*.jsonl"))
     with errors_in_one_line("report"):
         results = [result for file in files for result in read(file)]
     if given:
@@ -61,8 +61,8 @@ def main() -> None:
     with errors_in_one_line("report"):
         for text, pictures in (
             *_quality(comparisons),
-            *_sections("compress", compress_report),
-            *_sections("speed", speed_report),
+            *_sections("compress", compress),
+            *_sections("speed", speed),
         ):
             texts.append(text)
             made.update(pictures)
@@ -71,11 +71,11 @@ def main() -> None:
         results, "github", "## ", FIGURES, lambda experiment: _notes(slug(experiment))
     )
     made["RESULTS.md"] = ("\n\n".join(texts) + "\n").encode()
-    (HERE / FIGURES).mkdir(exist_ok=True)
+    (RECIPES / FIGURES).mkdir(exist_ok=True)
     for name, content in made.items():
-        with atomic_path(HERE / name) as partial:
+        with atomic_path(RECIPES / name) as partial:
             partial.write_bytes(content)
-    for file in (HERE / FIGURES).glob("*.svg"):
+    for file in (RECIPES / FIGURES).glob("*.svg"):
         if f"{FIGURES}{file.name}" not in made:
             file.unlink()
 
@@ -97,32 +97,31 @@ def _summary(
 
 def _quality(comparisons: List[Any]) -> Iterator[Tuple[str, Dict[str, bytes]]]:
     """Text and pictures of each file of the quality benchmark; adds its comparisons."""
-    files = sorted(HERE.glob("results/runs/quality/*.jsonl"))
+    files = sorted(RECIPES.glob("results/runs/quality/*.jsonl"))
     if files:
-        yield f"## How to read the tables of quality\n\n{quality_report.READING}", {}
+        yield f"## How to read the tables of quality\n\n{quality.READING}", {}
     for file in files:
         name = f"quality-{file.stem}"
-        lines = quality_report.read([file])
-        text, pictures = quality_report.render(
+        lines = quality.read([file])
+        text, pictures = quality.render(
             lines, f"{FIGURES}{name}-", "##", explained=False
         )
         comparisons += [
-            summary.comparison("BLEU", runs)
-            for runs in quality_report.at_equal_updates(lines)
+            summary.comparison("BLEU", runs) for runs in quality.at_equal_updates(lines)
         ]
         yield "\n\n".join([text, *_notes(name)]), pictures
 
 
 def _sections(folder: str, made_by: Any) -> Iterator[Tuple[str, Dict[str, bytes]]]:
     """Text of each file in a folder of ``results/runs``, which has no pictures."""
-    for file in sorted(HERE.glob(f"results/runs/{folder}/*.jsonl")):
+    for file in sorted(RECIPES.glob(f"results/runs/{folder}/*.jsonl")):
         text = made_by.tables(made_by.read([file]), "##")
         yield "\n\n".join([text, *_notes(f"{folder}-{file.stem}")]), {}
 
 
 def _notes(name: str) -> List[str]:
     """Read ``results/notes/NAME.md``, if it is there."""
-    file = HERE / "results" / "notes" / f"{name}.md"
+    file = RECIPES / "results" / "notes" / f"{name}.md"
     return [file.read_text(encoding="utf-8").rstrip()] if file.is_file() else []
 
 
