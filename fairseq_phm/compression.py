@@ -26,8 +26,8 @@ import torch
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 
+from .better_transformer import without_copies
 from .errors import DataError, one_line
-from .fairseq_compat import without_copies
 from .models.base import PREFIX, PHMModel
 from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
 from .modules.linear import PHMLinearRows

@@ -1,17 +1,17 @@
-"""What differs between fairseq-fixed 0.12.3.1, fairseq 0.12.2 and their torch."""
+"""What is changed in fairseq when the plugin is imported, by versions."""
 
 from __future__ import annotations
 
-import argparse
 import functools
 import logging
 import os
 from types import ModuleType, SimpleNamespace
-from typing import Any, Callable, Dict, Mapping, Tuple
+from typing import Any, Callable
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+
+from .mismatch import say_why_checkpoints_do_not_fit
+from .safe_load import allow_fairseq_checkpoints
 
 
 def prepare_fairseq(package: str) -> None:
@@ -27,30 +27,6 @@ def prepare_fairseq(package: str) -> None:
     warn_of_optimizers_that_scale()
     say_why_checkpoints_do_not_fit()
     keep_batches_when_a_training_goes_on()
-
-
-def allow_fairseq_checkpoints() -> None:
-    """Let ``torch.load(weights_only=True)``, torch's default since 2.6, read fairseq's
-    checkpoints: allow-list the types that they hold besides tensors.
-
-    These are the command line's Namespace and, with ``--eval-bleu``, NumPy arrays of
-    integer n-gram counts, as NumPy 1 and NumPy 2 name them.
-    """
-    if not hasattr(torch.serialization, "add_safe_globals"):
-        return
-    reconstruct = np.array(0).__reduce__()[0]
-    safe = [argparse.Namespace, np.ndarray, np.dtype, type(np.dtype("int64"))]
-    if torch_version() >= (2, 6):
-        safe += [
-            (reconstruct, "numpy.core.multiarray._reconstruct"),
-            (reconstruct, "numpy._core.multiarray._reconstruct"),
-        ]
-    torch.serialization.add_safe_globals(safe)
-
-
-def torch_version() -> Tuple[int, ...]:
-    """Return its first two numbers."""
-    return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 def import_user_dir_once(package: str) -> None:
@@ -133,50 +109,6 @@ def _optimizer_that_scales(cfg: Any) -> str:
     return ""
 
 
-def say_why_checkpoints_do_not_fit() -> None:
-    """Let fairseq's trainer end with what a checkpoint lacks, in one line.
-
-    It puts an error of its own, which gives no reason, in the place of any other.
-    """
-    from fairseq.trainer import Trainer
-
-    load = Trainer.load_checkpoint
-
-    @functools.wraps(load)
-    def load_or_say_why(self: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return load(self, filename, *args, **kwargs)
-        except Exception as error:
-            from .mismatch import CheckpointMismatch
-
-            reason = error.__context__
-            if isinstance(reason, (RuntimeError, KeyError)):  # 0.12.2: KeyError
-                reason = _mismatch_with_dense(self.model, filename, reason)
-            if not isinstance(reason, CheckpointMismatch):
-                raise
-            raise CheckpointMismatch(f"{filename}: {reason}") from None
-
-    Trainer.load_checkpoint = load_or_say_why
-
-
-def _mismatch_with_dense(model: nn.Module, path: str, reason: Exception) -> Exception:
-    """Return the reason, or a better one: PHM layers are to go into a dense model."""
-    from .checkpoint import read_checkpoint
-    from .errors import DataError, show_data_errors_in_one_line
-    from .mismatch import CheckpointMismatch, mismatch
-
-    if isinstance(reason, CheckpointMismatch):
-        return reason
-    try:
-        state = read_checkpoint(path)["model"]
-    except DataError:
-        return reason
-    if not any(key.endswith((".blocks", ".blocks_u")) for key in state):
-        return reason
-    show_data_errors_in_one_line()
-    return mismatch(model, state, reason)
-
-
 def keep_batches_when_a_training_goes_on() -> None:
     """Give a training that is resumed in a later epoch the batches that it had.
 
@@ -203,35 +135,3 @@ def keep_batches_when_a_training_goes_on() -> None:
         return iterator
 
     FairseqTask.get_batch_iterator = get_same
-
-
-BETTER_TRANSFORMER_COPIES = tuple(
-    f"{name}_{part}"
-    for name in ("in_proj", "out_proj", "fc1", "fc2")
-    for part in ("weight", "bias")
-)
-
-
-def without_copies(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """Return the entries of a state dict but for fairseq 0.12.2's dense copies."""
-    copies = BETTER_TRANSFORMER_COPIES
-    return {k: v for k, v in state.items() if k.rpartition(".")[2] not in copies}
-
-
-def leave_better_transformer(model: nn.Module) -> None:
-    """Take fairseq 0.12.2's dense copies of the weights out of its encoder layers.
-
-    That version registers eight more parameters in each ``TransformerEncoderLayerBase``
-    for torch's fused inference layer, which knows dense weights only, and which fails
-    when source sentences are padded. Other versions are left as they are.
-    """
-    for layer in model.modules():
-        if not hasattr(layer, "load_to_BT"):
-            continue
-        for name in BETTER_TRANSFORMER_COPIES:
-            if layer._parameters.pop(name, None) is not None:
-                setattr(layer, name, torch.empty(0))
-        layer.can_use_fastpath = False
-        layer._load_from_state_dict = functools.partial(
-            nn.Module._load_from_state_dict, layer
-        )

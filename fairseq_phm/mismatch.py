@@ -1,13 +1,14 @@
 """What differs between a model and a checkpoint that does not fit it, as flags."""
 
+import functools
 import re
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import name_of, parent_of
-from .errors import DataError, one_line
+from .checkpoint import name_of, parent_of, read_checkpoint
+from .errors import DataError, one_line, show_data_errors_in_one_line
 from .modules.factors import Factors
 from .substitution.projections import ATTENTION, Projection, stack_of
 from .substitution.scopes import (
@@ -274,3 +275,41 @@ def check_named_rule(
                 f"asks for the rule {name}, and the checkpoint has another at {path}: "
                 "leave the flags out, with a phm_ architecture, to train that rule on"
             )
+
+
+def say_why_checkpoints_do_not_fit() -> None:
+    """Let fairseq's trainer end with what a checkpoint lacks, in one line.
+
+    It puts an error of its own, which gives no reason, in the place of any other.
+    """
+    from fairseq.trainer import Trainer
+
+    load = Trainer.load_checkpoint
+
+    @functools.wraps(load)
+    def load_or_say_why(self: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return load(self, filename, *args, **kwargs)
+        except Exception as error:
+            reason = error.__context__
+            if isinstance(reason, (RuntimeError, KeyError)):  # 0.12.2: KeyError
+                reason = _mismatch_with_dense(self.model, filename, reason)
+            if not isinstance(reason, CheckpointMismatch):
+                raise
+            raise CheckpointMismatch(f"{filename}: {reason}") from None
+
+    Trainer.load_checkpoint = load_or_say_why
+
+
+def _mismatch_with_dense(model: nn.Module, path: str, reason: Exception) -> Exception:
+    """Return the reason, or a better one: PHM layers are to go into a dense model."""
+    if isinstance(reason, CheckpointMismatch):
+        return reason
+    try:
+        state = read_checkpoint(path)["model"]
+    except DataError:
+        return reason
+    if not any(key.endswith((".blocks", ".blocks_u")) for key in state):
+        return reason
+    show_data_errors_in_one_line()
+    return mismatch(model, state, reason)

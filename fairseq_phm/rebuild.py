@@ -15,9 +15,9 @@ from fairseq.data.data_utils import infer_language_pair
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY, build_model
 from torch import Tensor, nn
 
+from .better_transformer import leave_better_transformer, without_copies
 from .checkpoint import options_of
 from .errors import DataError, one_line
-from .fairseq_compat import leave_better_transformer, without_copies
 from .models.base import PREFIX
 from .tasks.classification import TASK
 

@@ -14,16 +14,13 @@ from typing import Any, Dict, Tuple
 import numpy as np
 import torch
 
-from .fairseq_compat import allow_fairseq_checkpoints, torch_version
-
 
 def safe_load(path: Path) -> Any:
     """Read a checkpoint onto the CPU; only tensors and plain values are made.
 
     Beside what ``weights_only=True`` reads there are the types of
-    :func:`~fairseq_phm.fairseq_compat.allow_fairseq_checkpoints`. torch before 2.6
-    cannot be told all of them, so that the file is read by :class:`Unpickler` there,
-    which allows the same.
+    :func:`allow_fairseq_checkpoints`. torch before 2.6 cannot be told all of them, so
+    that the file is read by :class:`Unpickler` there, which allows the same.
 
     Args:
         path: file of ``torch.save``.
@@ -46,6 +43,30 @@ def safe_load(path: Path) -> Any:
     return torch.load(
         path, map_location="cpu", weights_only=False, pickle_module=reader
     )
+
+
+def allow_fairseq_checkpoints() -> None:
+    """Let ``torch.load(weights_only=True)``, torch's default since 2.6, read fairseq's
+    checkpoints: allow-list the types that they hold besides tensors.
+
+    These are the command line's Namespace and, with ``--eval-bleu``, NumPy arrays of
+    integer n-gram counts, as NumPy 1 and NumPy 2 name them.
+    """
+    if not hasattr(torch.serialization, "add_safe_globals"):
+        return
+    reconstruct = np.array(0).__reduce__()[0]
+    safe = [argparse.Namespace, np.ndarray, np.dtype, type(np.dtype("int64"))]
+    if torch_version() >= (2, 6):
+        safe += [
+            (reconstruct, "numpy.core.multiarray._reconstruct"),
+            (reconstruct, "numpy._core.multiarray._reconstruct"),
+        ]
+    torch.serialization.add_safe_globals(safe)
+
+
+def torch_version() -> Tuple[int, ...]:
+    """Return its first two numbers."""
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 class Unpickler(pickle._Unpickler):

@@ -18,7 +18,7 @@ from fairseq_phm import (
     PHMTransformerClassifier,
     TSVClassificationTask,
 )
-from fairseq_phm.fairseq_compat import leave_better_transformer
+from fairseq_phm.better_transformer import leave_better_transformer
 from fairseq_phm.modules import WordVectors
 from fairseq_phm.predict import predict
 from fairseq_phm.tasks import DataError

@@ -17,8 +17,8 @@ from fairseq.modules import MultiheadAttention
 from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_phm import PHMLinear
+from fairseq_phm.better_transformer import leave_better_transformer
 from fairseq_phm.densify import densified
-from fairseq_phm.fairseq_compat import leave_better_transformer
 from fairseq_phm.rebuild import build
 from fairseq_phm.substitution import find_projections
 

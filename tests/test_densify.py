@@ -18,10 +18,10 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from forked import python
 
 from fairseq_phm import DataError
+from fairseq_phm.better_transformer import without_copies
 from fairseq_phm.checkpoint import read_checkpoint
 from fairseq_phm.commands import main
 from fairseq_phm.densify import dense_state
-from fairseq_phm.fairseq_compat import without_copies
 from fairseq_phm.modules import PHMLSTM, PHMLinear
 
 TRANSFORMER = [

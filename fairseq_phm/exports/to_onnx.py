@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import DataError
-from ..fairseq_compat import torch_version
+from ..safe_load import torch_version
 from . import needs
 from .source import EOS, Source, log_probabilities, sample, translate
 

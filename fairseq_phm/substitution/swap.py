@@ -347,7 +347,7 @@ def _adopt(model: nn.Module) -> None:
         if hasattr(module, "output_projection"):
             DenseLinear.adopt(module.output_projection)
     if sys.modules.get("fairseq"):  # else there is nothing of it in the model
-        from ..fairseq_compat import leave_better_transformer
+        from ..better_transformer import leave_better_transformer
         from ..modules.attention import Attention
 
         leave_better_transformer(model)
