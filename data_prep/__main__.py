@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from . import close_output
+
 EXAMPLES = """examples:
   python -m data_prep --list
   python -m data_prep iwslt15-en-vi
@@ -25,6 +27,8 @@ def main() -> None:
         _run(_arguments())
     except ModuleNotFoundError as error:
         sys.exit(f"data_prep: no module {error.name}: pip install '.[recipes]'")
+    except BrokenPipeError:  # as of | head
+        close_output()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"data_prep: {where}{error.strerror}")
@@ -84,7 +88,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         if options.list:
             for name in declaration.names():
-                print(_line(declaration.load(name)))
+                print(_line(declaration.load(name)), flush=True)
             return
         if options.data_set:
             data_set = declaration.load(options.data_set)

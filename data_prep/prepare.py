@@ -138,7 +138,9 @@ def _text(data_set: DataSet, raw: Files, work: Workspace, workers: int) -> str:
         "encoded",
         {"model": model, **{name: cleaned / name for name in names}},
         {"sentencepiece": version("sentencepiece")},
-        lambda out: subwords.encode(cleaned, languages, model, out, workers, longest),
+        lambda out: subwords.encode(
+            cleaned, languages, model, out, workers, longest, raw
+        ),
         [subwords, text],
     )
     work.step(

@@ -7,7 +7,8 @@ from collections import Counter
 from contextlib import ExitStack
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from types import MappingProxyType
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tqdm import tqdm
@@ -90,11 +91,12 @@ def encode(
     out: Path,
     workers: int,
     longest: int = LONGEST,
+    raw: Mapping[str, Sequence[Path]] = MappingProxyType({}),
 ) -> Dict[str, Any]:
     """Write ``out/SPLIT.LANGUAGE``: the lines of ``clean`` in subwords.
 
     Training pairs with a side of more than ``longest`` subwords are dropped; 0 keeps
-    all lines.
+    all lines. ``raw`` has the files of validation and test, for errors.
 
     Returns:
         Split -> number of ``pairs``, of pairs ``dropped`` and, by language, of
@@ -108,7 +110,8 @@ def encode(
     for split in SPLITS:
         names = [f"{split}.{language}" for language in languages]
         keep_all = split != "train" or not longest
-        work = partial(_encode, model=str(model), keep_all=keep_all, limit=longest)
+        limits = {"keep_all": keep_all, "limit": longest, "named": raw.get(split)}
+        work = partial(_encode, model=str(model), **limits)
         jobs = read_chunks([clean / name for name in names])
         pairs, dropped = 0, 0
         subwords: Counter = Counter()
@@ -129,7 +132,11 @@ def encode(
 
 
 def _encode(
-    chunk: Chunk, model: str, keep_all: bool, limit: int
+    chunk: Chunk,
+    model: str,
+    keep_all: bool,
+    limit: int,
+    named: Optional[Sequence[Path]],
 ) -> Tuple[List[bytes], int, int, List[int]]:
     processor = _processor(model)
     sides = [
@@ -138,7 +145,7 @@ def _encode(
     ]
     longest = [max(map(len, pair)) for pair in zip(*sides)]
     if keep_all and limit and max(longest) > limit:
-        for path, side in zip(chunk.paths, sides):
+        for path, side in zip(named or chunk.paths, sides):
             for number, pieces in enumerate(side, start=chunk.first):
                 if len(pieces) > limit:
                     raise DataError(

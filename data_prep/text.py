@@ -24,6 +24,7 @@ from . import DataError
 
 CHUNK = 10_000  # lines of a unit of work
 LONGEST_LINE = 2**24  # bytes; a longer line is not read to its end
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 ENDINGS = ("", ".gz", ".xz")  # of plain and compressed files
 
 Job = typing.TypeVar("Job")
@@ -80,7 +81,7 @@ def lines_of(path: Path) -> Iterator[bytes]:
     """Yield the lines of a plain, .gz or .xz file, as bytes.
 
     Raises:
-        DataError: the file is missing or damaged, or a line is too long.
+        DataError: the file is missing, damaged or UTF-16, or a line is too long.
     """
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:
@@ -92,6 +93,8 @@ def lines_of(path: Path) -> Iterator[bytes]:
                         f"{path}:{number}: the line is longer than "
                         f"{LONGEST_LINE / 2**20:g} MiB"
                     )
+                if number == 1 and line.startswith(UTF_16):
+                    raise DataError(f"{path}: UTF-16, not UTF-8")
                 yield line
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged {path.suffix} file ({error})") from None

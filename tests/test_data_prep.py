@@ -290,8 +290,8 @@ BAD_PAIRS = {
         r"raw/train.yy:2: the line is not UTF-8",
     ),
     "UTF-16": (
-        lambda c: (c / "train.yy").write_bytes(("a\n" * 59 + "a").encode("utf-16")),
-        r"raw/train.yy:1: the line has a NUL byte",
+        lambda c: (c / "valid.yy").write_text("a b\nc d\n", encoding="utf-16"),
+        r"raw/valid.yy: UTF-16, not UTF-8",
     ),
     "NUL byte": (
         lambda c: (c / "train.xx").write_bytes(b"a\nb\nc\0\n" + 57 * b"c\n"),
@@ -310,7 +310,7 @@ BAD_PAIRS = {
     ),
     "too long a test line": (
         lambda c: (c / "test.yy").write_text(LONG),
-        r"out/clean/test.yy:11: the line has 1400 subwords, at most 1023 fit the model",
+        r"raw/test.yy:11: the line has 1400 subwords, at most 1023 fit the model",
     ),
     "damaged .xz": (
         lambda c: (c / "test.yy").rename(c / "test.yy.xz"),

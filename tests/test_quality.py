@@ -169,6 +169,10 @@ def test_lines_without_sweep_and_throughput():
 def test_only_the_views_that_are_wanted():
     text = tables(Runs(benchmark()), views=["time"])
     assert "## Equal time" in text and text.count("## ") == 1
+    shorter = [run for run in benchmark() if run["part_of"] != ["equal time"]]
+    lines = [{**run, "part_of": ["equal updates"]} for run in shorter]
+    text = tables(Runs(lines), views=["time"])
+    assert text.endswith("## Equal time\n\nNo dense model has runs of equal time.")
 
 
 def test_edges_of_the_sweep_and_diverged_runs_are_marked():
@@ -239,9 +243,10 @@ def test_report_from_lines_only(tmp_path, monkeypatch, capsys):
     tables_text = first["tables.md"].decode()
     assert tables_text.strip() in capsys.readouterr().out
     assert "Quality: Xx, size demo" in tables_text and "size small" in tables_text
-    assert tables_text.count("## Equal time") == 1
+    assert tables_text.count("## Equal time\n\n|") == 1
     assert "training time: Xx, size small](loss-time-2.svg)" in tables_text
     assert all(first[name].startswith(b"<?xml") for name in first if "svg" in name)
+    (tmp_path / "loss-time-3.svg").touch()  # of a benchmark that is gone
     assert made() == first
 
 
@@ -524,6 +529,12 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
     assert {speed["rounds"] for speed in again.values()} == {3}
     assert {run["model"] for run in read([folder])} == {"dense", "4r4"}
     assert len({run["benchmark"] for run in read([folder])}) == 2  # by their sweeps
+    assert (folder / "tables.md").read_text().count("# Quality: ") == 2
+    with (folder / "results.jsonl").open("a") as file:
+        file.write("{")
+    monkeypatch.setattr(quality.Benchmark, "sweep", lambda _: pytest.fail("trains"))
+    with pytest.raises(SystemExit, match="results.jsonl:[0-9]+: no JSON"):
+        benchmark_run()
 
 
 def test_equal_time_alone_trains_no_seeds_at_equal_updates(benchmark_run, tmp_path):

@@ -4,6 +4,7 @@ The tools of fairseq run in this process, which imports it once; one test runs a
 with all its processes.
 """
 
+import gzip
 import importlib
 import json
 import os
@@ -245,6 +246,23 @@ def test_data_that_were_prepared_anew_are_not_mixed(translate, tmp_path):
 
 
 @pytest.mark.one_version
+def test_data_are_known_by_what_is_in_them(translate, texts, tmp_path, capsys):
+    translate("--stage", "prepare")
+    moved = shutil.copytree(texts, tmp_path / "moved")
+    translate("--raw", moved, "--stage", "prepare")
+    assert "Using " in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*/data-*"))) == 1
+    file = moved / "train.en"
+    file.with_name("train.en.gz").write_bytes(gzip.compress(file.read_bytes()))
+    file.unlink()
+    own = [word for s in ("train", "valid", "test") for word in (f"--{s}", moved / s)]
+    given = parse_translation([*map(str, own), "--src", "en", "--tgt", "de"])
+    assert Data(given.source, tmp_path, "parallel").raw["train"] == [
+        moved / "train.en.gz", moved / "train.de"
+    ]  # fmt: skip
+
+
+@pytest.mark.one_version
 def test_names_of_an_experiment_are_those_of_the_call(translate, tmp_path, capsys):
     translate("--name", "En De")
     translate("--name", "en-de")
@@ -311,7 +329,10 @@ def test_a_test_set_of_one_line(translate, texts, tmp_path):
             ["--models", "4r4", "--mean", "weights"],
             "--mean weights is not for 4r4 with --phm-rule-rank",
         ),
-        (["--arch", "quaternion_transformer"], "--arch quaternion_transformer: phm_"),
+        (
+            ["--arch", "quaternion_transformer"],
+            "--arch quaternion_transformer: none of phm_transformer, ",
+        ),
         (["--stage", "average", "--mean", "none"], "--mean none there is nothing to"),
         (["--", "-a", "phm_transformer"], "--arch after --: the recipe has --arch for"),
         (

@@ -246,6 +246,8 @@ def test_the_same_lines_give_the_same_bytes(folder):
         ("[1]", "all.jsonl:10: no result of a run"),
         (json.dumps({**CLASSIFICATION, "task": "x"}), "unknown 'task' or 'mean'"),
         (json.dumps({**RUNS[0], "mean": "x"}), "unknown 'task' or 'mean'"),
+        (json.dumps({**RUNS[0], "bleu": math.nan}), "'bleu' is no number"),
+        (json.dumps({**RUNS[0], "benchmark": "a"}), "all.jsonl:10: a run of a benchma"),
         (json.dumps({**RUNS[0], "model": 4}), "all.jsonl:10: 'model' is 4, not text"),
         (
             json.dumps({k: v for k, v in RUNS[0].items() if k != "bleu"}),
@@ -317,6 +319,8 @@ def test_prints_the_tables_of_files(folder, monkeypatch, capsys):
     monkeypatch.setattr(
         sys, "argv", ["report", str(folder / "results" / "runs" / "all.jsonl")]
     )
+    file = folder / "results" / "runs" / "all.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # of an editor
     report.main()
     output = capsys.readouterr().out
     assert "PHM n=2, wide" in output and "721,200" in output

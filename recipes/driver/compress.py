@@ -19,7 +19,7 @@ from data_prep import SPLITS
 from data_prep.binarize import binarize
 from data_prep.workspace import atomic_path, write_json
 
-from ..report.compress import report
+from ..report.compress import read, report
 from .data import Data
 from .fairseq_process import follow
 from .hardware import check_machine, threads_of_a_job
@@ -59,7 +59,7 @@ def main() -> None:
         data.prepare(True)
         comparison = Comparison(experiment, data, options)
         comparison.go()
-        print("\n" + report(comparison.lines(), comparison.folder))
+        print("\n" + report(comparison.known(), comparison.folder))
 
 
 @dataclass(frozen=True)
@@ -399,6 +399,13 @@ class Comparison:
             for row in self.rows
             if row.result.is_file()
         ]
+
+    def known(self) -> List[Dict[str, Any]]:
+        """List the lines in ``results.jsonl``, those of these settings first."""
+        ours = self.lines()
+        keys = {line["comparison"] for line in ours}
+        lines = read([self.folder])
+        return [*ours, *(x for x in lines if x["comparison"] not in keys)]
 
     def record(self) -> None:
         """Write ``results.jsonl``; lines of other rows and settings stay in it."""

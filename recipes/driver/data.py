@@ -9,11 +9,11 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 from data_prep import SPLITS
 from data_prep.declaration import DataSet, load
 from data_prep.prepare import Files, prepare
-from data_prep.sources import raw_files
+from data_prep.sources import find_file, raw_files
 from data_prep.workspace import sha256
 
 from .settings import Source
-from .stages import RunError, digest, read_json, stamps, step
+from .stages import RunError, digest, read_json, step
 
 
 class Data:
@@ -31,7 +31,7 @@ class Data:
     def __init__(self, source: Source, folder: Path, kind: str) -> None:
         self.set, self.raw = _declared(source, kind)
         files = [file for files in (self.raw or {}).values() for file in files]
-        key = digest([stamps(files), repr(self.set)])
+        key = digest([[sha256(file) for file in files], repr(self.set)])
         self.key = "-".join(["data", *self.set.languages, key])
         self.folder = folder / self.key
         self.clean = self.folder / "clean"
@@ -83,9 +83,9 @@ class GivenTables:
         return {split: split_file(self.clean, split) for split in SPLITS}
 
     @property
-    def key(self) -> List[Any]:
-        """What changes when the files do."""
-        return stamps(self.files.values())
+    def key(self) -> List[str]:
+        """What changes when the files do: their hashes."""
+        return [sha256(file) for file in self.files.values()]
 
     @property
     def summary(self) -> Dict[str, Any]:
@@ -93,8 +93,7 @@ class GivenTables:
         from fairseq_phm.tasks.tsv import numbered_lines
 
         counts = {k: sum(1 for _ in numbered_lines(f)) for k, f in self.files.items()}
-        hashes = [sha256(file) for file in self.files.values()]
-        return {**counts, "hash": digest(hashes)}
+        return {**counts, "hash": digest(self.key)}
 
     def prepare(self, wanted: bool) -> None:
         """Do nothing."""
@@ -119,7 +118,7 @@ def _declared(source: Source, kind: str) -> Tuple[DataSet, Optional[Files]]:
     raw: Optional[Files] = None
     if source.prefixes:
         raw = {
-            split: [Path(f"{prefix}.{language}") for language in pair]
+            split: [find_file([Path(f"{prefix}.{language}")]) for language in pair]
             for split, prefix in source.prefixes.items()
         }
     elif source.raw:

@@ -38,16 +38,19 @@ WIDTHS: Dict[str, Widths] = {
         "_iwslt_de_en": Widths(512, 1024, 4),
         "_wmt_en_de": Widths(512, 2048, 8),
         "_wmt_en_de_big": Widths(1024, 4096, 16),
+        "_wide": Widths(1024, 4096, 8),
         "_small": Widths(256, 512, 4),
         "_tiny": Widths(128, 512, 4),
     }.items()
 }
 """What the architectures have, by name; language models have a decoder only."""
 
+TRANSLATORS = tuple(WIDTHS)
 LM = "phm_transformer_lm"
-WIDTHS.update(
-    {LM + end: WIDTHS["phm_transformer" + end] for end in ("", "_small", "_tiny")}
-)
+LANGUAGE_MODELS = {
+    LM + end: WIDTHS["phm_transformer" + end] for end in ("", "_small", "_tiny")
+}
+WIDTHS.update(LANGUAGE_MODELS)
 
 CLASSIFIERS = {
     "phm_lstm_classifier": {"LSTM": 300},

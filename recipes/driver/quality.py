@@ -62,7 +62,9 @@ def main() -> None:
         data.prepare(True)
         benchmark = Benchmark(experiment, data)
         benchmark.go()
-        print("\n" + report(benchmark.known(), benchmark.folder, experiment.views))
+        lines = [*benchmark.known(), *benchmark.others()]
+        print("\n" + report(lines, benchmark.folder, experiment.views))
+        print(f"\nTables, figures and lines of results: {benchmark.folder}")
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ class Benchmark:
         Raises:
             RunError: a run failed, or a model diverges at all learning rates.
         """
+        if (self.folder / "results.jsonl").is_file():
+            self.known()  # a damaged file ends this before any training
         try:
             self.sweep()
             self.measure()
@@ -323,6 +327,10 @@ class Benchmark:
     def known(self) -> List[Dict[str, Any]]:
         """Read the lines of this benchmark, those of other calls among them."""
         return [x for x in read([self.folder]) if x["benchmark"] == self.key]
+
+    def others(self) -> List[Dict[str, Any]]:
+        """Read the lines of other benchmarks in the same folder."""
+        return [x for x in read([self.folder]) if x["benchmark"] != self.key]
 
     def record(self) -> None:
         """Add to ``results.jsonl``, in which what others have done stays."""

@@ -8,6 +8,9 @@ recipe() { # MODULE OPTIONS...
   root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
   shift
   export RECIPE=${0##*/} # as messages call it
+  if [ -n "$python" ] && ! command -v "$python" >/dev/null; then
+    echo "$RECIPE: RECIPE_PYTHON $python: no such program" >&2 && exit 1
+  fi
   PYTHONPATH=$root "${python:-${PYTHON:-python3}}" -m recipes.driver.options "$module" "$@"
   local word
   for word in "$@"; do

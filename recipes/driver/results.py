@@ -139,7 +139,7 @@ def read_lines(
     for path in paths:
         file = path / "results.jsonl" if path.is_dir() else path
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{file}: not UTF-8, byte {error.start}") from None
         rows = text.split("\n")  # no other line ends: JSON keeps those
@@ -165,6 +165,8 @@ def _check(line: Any, needed: Callable[[Line], Sequence[str]]) -> None:
         is_bool = isinstance(value, bool) and kind not in (bool, object)
         if not isinstance(value, kind) or is_bool:
             raise ValueError(f"{key!r} is {json.dumps(value)}, not {one}")
+        if value != value and not line.get("diverged"):
+            raise ValueError(f"{key!r} is no number")
     for key in needed(line):
         if key not in line:
             raise ValueError(f"the result has no {key!r}")

@@ -234,3 +234,10 @@ def go_and_print(runs: Sequence[Run]) -> None:
     in_threads(Run.go, runs, experiment.machine.jobs)
     if "score" in experiment.stages:
         print("\n" + "\n\n".join(tables([run.noted for run in runs])))
+        say_where(experiment)
+
+
+def say_where(experiment: Experiment) -> None:
+    """Print where the runs of an experiment have left what they made."""
+    print(f"\nCheckpoints, outputs and logs: {experiment.folder}")
+    print(f"Lines of results: {experiment.out / 'results.jsonl'}")

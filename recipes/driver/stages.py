@@ -22,7 +22,7 @@ from typing import (
     TypeVar,
 )
 
-from data_prep import DataError
+from data_prep import DataError, close_output
 
 Job = TypeVar("Job")
 
@@ -112,6 +112,8 @@ def errors_in_one_line(name: str) -> Iterator[None]:
         if type(error).__name__ != "DataError":  # the plugin's, which is slow to import
             raise
         sys.exit(f"{name}: {error}")
+    except BrokenPipeError:  # as of | head
+        close_output()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"{name}: {where}{error.strerror}")

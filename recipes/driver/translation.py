@@ -23,7 +23,7 @@ from .fairseq_process import follow, require_checkpoint, tool
 from .hardware import check_machine, threads_of_a_job
 from .models import DENSE
 from .options import parse_translation, program
-from .run import USER_DIR, Run, runs_of
+from .run import USER_DIR, Run, runs_of, say_where
 from .settings import Translation
 from .slurm import submit
 from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
@@ -55,6 +55,7 @@ def main() -> None:
                 print_comparison(results, [run.title for run in runs])
             else:
                 print("\n" + "\n\n".join(tables(results)))
+            say_where(experiment)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ speed.sh, ``results/runs/*.jsonl``, and the notes in ``results/notes``:
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
 from data_prep.workspace import atomic_path
 
 from ..driver.settings import slug
-from ..driver.stages import errors_in_one_line
+from ..driver.stages import RunError, errors_in_one_line
 from . import compress, quality, speed, summary
 from .experiments import collect, picture, read, tables
 from .picture import draw
@@ -49,11 +48,11 @@ def main() -> None:
     files = given or sorted(RECIPES.glob("results/runs/*.jsonl"))
     with errors_in_one_line("report"):
         results = [result for file in files for result in read(file)]
-    if given:
-        if not results:
-            sys.exit(f"report: no results in {', '.join(map(str, given))}")
-        print("\n\n".join(tables(results)))
-        return
+        if given and not results:
+            raise RunError(f"no results in {', '.join(map(str, given))}")
+        if given:
+            print("\n\n".join(tables(results)), flush=True)
+            return
     texts: List[str] = []
     comparisons: List[Any] = []
     made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}

@@ -87,6 +87,11 @@ def read(file: Path) -> List[Run]:
     """
 
     def needed(result: Run) -> Sequence[str]:
+        if {"benchmark", "comparison"} & set(result):
+            raise ValueError(
+                "a run of a benchmark, which makes its own tables.md (quality.sh, also "
+                "by --report; speed.sh; compress.sh)"
+            )
         if _task(result) not in NEEDED or result.get("mean", "") not in MEANS:
             raise ValueError("unknown 'task' or 'mean'")
         size, score = (*result.get("published", []), "", 0)[:2]

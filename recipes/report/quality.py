@@ -66,6 +66,11 @@ PICTURES = {
     "loss-parameters": "Validation loss against parameters",
     "loss-time": "Validation loss against training time",
 }
+MISSING = {
+    "parameters": "No dense model is as small as a PHM model, as `dense/4` would be.",
+    "time": "No dense model has runs of equal time.",
+}
+"""What tables say in the place of a view that there is not."""
 SAME_SIZE = "Differences are to the dense model of about the same size."
 
 
@@ -202,7 +207,7 @@ def _row(line: Line) -> Row:
 
 
 def report(lines: Sequence[Line], folder: Path, views: Sequence[str] = VIEWS) -> str:
-    """Write ``tables.md`` and the two figures of each benchmark.
+    """Write ``tables.md`` and the two figures of each benchmark; others go.
 
     Args:
         lines: of one benchmark or several, which have a section each.
@@ -217,6 +222,9 @@ def report(lines: Sequence[Line], folder: Path, views: Sequence[str] = VIEWS) ->
         DataError: there is no run of the dense model, or none at all.
     """
     text, files = render(lines, views=views)
+    for file in folder.glob("loss-*.svg"):
+        if file.name not in files:
+            file.unlink()
     for name, picture in files.items():
         with atomic_path(folder / name) as partial:
             partial.write_bytes(picture)
@@ -241,7 +249,7 @@ def render(
         explained: say how to read the tables.
 
     Raises:
-        DataError: there is no run of the dense model, or none at all.
+        DataError: the first one has no run of the dense model, or there is none.
     """
     texts: List[str] = []
     files: Dict[str, bytes] = {}
@@ -251,7 +259,11 @@ def render(
     for number, group in enumerate(groups, start=1):
         runs = Runs(group)
         if not runs.of(TWIN, EQUAL_UPDATES):
-            raise DataError(f"{runs.title}: no run of the dense model")
+            lacks = f"{runs.title}: no run of the dense model"
+            if number == 1:
+                raise DataError(lacks)
+            texts.append(f"{heading} {lacks}")
+            continue
         texts.append(tables(runs, heading, views, explained))
         for name, picture in pictures(runs).items():
             file = f"{prefix}{name}{f'-{number}' if number > 1 else ''}.svg"
@@ -271,16 +283,18 @@ def tables(
     if explained:
         length = f" {LENGTH}" if lengths(runs.lines) else ""
         parts.append(f"{NOTE}{P_VALUES * _tested(runs)}{length}")
-    if "updates" in views:
-        parts += [f"{heading}# Equal updates", _equal_updates(runs)]
     shares: Dict[float, List[Row]] = {}
     for row in runs.rows_of(EQUAL_UPDATES):
         shares.setdefault(row.model.share, []).append(row)
     groups = [g for g in shares.values() if g[0].model.family == "dense" and len(g) > 1]
-    if groups and "parameters" in views:
-        parts += [f"{heading}# Equal parameters", _equal_parameters(runs, groups)]
-    if runs.of(TWIN, EQUAL_TIME) and "time" in views:
-        parts += [f"{heading}# Equal time", _equal_time(runs)]
+    made = {
+        "updates": _equal_updates(runs),
+        "parameters": _equal_parameters(runs, groups) if groups else "",
+        "time": _equal_time(runs) if runs.of(TWIN, EQUAL_TIME) else "",
+    }
+    for view in (view for view in VIEWS if view in views):
+        if made[view] or explained:
+            parts += [f"{heading}# Equal {view}", made[view] or MISSING[view]]
     return "\n\n".join(parts)
 
 

@@ -1,7 +1,24 @@
-"""Check the options of a recipe: its module, then what was given."""
+"""Check the options of a recipe: its module, then what was given.
 
+And that the interpreter of ``RECIPE_PYTHON``, which runs this, has the packages.
+"""
+
+import os
 import sys
+from importlib.util import find_spec
 
-from . import recipes
+from . import program, recipes
 
-getattr(recipes, f"parse_{sys.argv[1]}")(sys.argv[2:])
+NEEDED = (
+    "fairseq", "filelock", "matplotlib", "sacrebleu", "scipy", "sentencepiece",
+    "tabulate", "torch", "tqdm",
+)  # fmt: skip
+
+module, arguments = sys.argv[1], sys.argv[2:]
+getattr(recipes, f"parse_{module}")(arguments)
+missing = [name for name in NEEDED if not find_spec(name)]
+if os.environ.get("RECIPE_PYTHON") and missing:
+    sys.exit(
+        f"{program(module)}: RECIPE_PYTHON {sys.executable} has no "
+        f"{', '.join(missing)}: pip install '.[fairseq,recipes]', or leave it out"
+    )

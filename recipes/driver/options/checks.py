@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Optional, Sequence, Tuple
 from data_prep import LANGUAGES, SPLITS, DataError
 
 from ..flags import values_of
-from ..models import DENSE, Model, divided_widths
+from ..models import DENSE, TRANSLATORS, Model, divided_widths
 
 if TYPE_CHECKING:
     from data_prep.declaration import DataSet
@@ -98,9 +98,6 @@ def parse(
     _check_extra(parser, given.extra)
     if given.raw and not given.raw.is_dir():
         parser.error(f"--raw {given.raw}: no such folder")
-    arch = getattr(given, "arch", None)
-    if arch and not arch.startswith("phm_"):
-        parser.error(f"--arch {arch}: phm_...; --models chooses the layers")
     given.stages = _stages(parser, given)
     if given.stages == ("average",) and given.mean == "none":
         parser.error("--stage average: with --mean none there is nothing to average")
@@ -201,9 +198,19 @@ def check_models(
     parser: argparse.ArgumentParser,
     given: argparse.Namespace,
     arch: str,
+    archs: Sequence[str] = TRANSLATORS,
     compared: bool = False,
 ) -> None:
-    """Refuse models that the architecture has not, or what lacks the dense one."""
+    """Refuse models that the architecture has not, or what lacks the dense one.
+
+    Args:
+        arch: of all models.
+        archs: that the recipe can train.
+        compared: the dense model is needed.
+    """
+    if arch not in archs:
+        known = ", ".join(archs)
+        parser.error(f"--arch {arch}: none of {known}; --models chooses the layers")
     if compared and DENSE not in given.models:
         parser.error("--models needs dense, which the others are compared with")
     own_widths = any("dim" in word for word in given.extra)

@@ -9,7 +9,7 @@ from typing import Any, Dict, Sequence, Union
 
 from data_prep import SPLITS
 
-from ..models import DENSE, LM
+from ..models import CLASSIFIERS, DENSE, LANGUAGE_MODELS, LM
 from ..settings import (
     QUALITY_MODELS,
     SIZES,
@@ -265,10 +265,8 @@ def parse_language_model(arguments: Sequence[str]) -> LanguageModel:
         parser.error("--raw FOLDER is needed")
     own = SIZES[given.size].arch.replace("phm_transformer", LM)
     given.arch = given.arch or own
-    if not given.arch.startswith(LM):
-        parser.error(f"--arch {given.arch}: {LM}, or that with _small or _tiny")
     given.name = given.name or given.raw.resolve().name
-    check_models(parser, given, given.arch)
+    check_models(parser, given, given.arch, tuple(LANGUAGE_MODELS))
     shared = _shared(given)
     shared["source"] = replace(shared["source"], languages=("txt",))
     training, block = _training(given), given.tokens_per_sample
@@ -331,7 +329,7 @@ def parse_classification(arguments: Sequence[str]) -> Classification:
     if vectors and not vectors.is_file():
         parser.error(f"--vectors {vectors}: no such file")
     arch = given.arch or (paper and paper.arch) or "phm_lstm_classifier"
-    check_models(parser, given, arch)
+    check_models(parser, given, arch, tuple(CLASSIFIERS))
     return Classification(
         **_shared(given), arch=arch, epochs=given.epochs or (1 if tiny else 10),
         tables=given.data, vectors=vectors, flags=paper.flags if paper else "",
