@@ -117,14 +117,25 @@ class PHMSpec:
 
         Raises:
             ValueError: sizes that n does not divide, n < 1, an unknown rule, a rule of
-                another size, a negative rank, a rule_rank above n^2 or beside a given
-                rule, a rule_lr that is not above 0.
+                another size or layer that has none of this n and rank, a negative rank,
+                a rule_rank above n^2 or beside a given rule, a rule_lr that is not
+                above 0.
         """
         check_sizes(in_features, out_features, self.n)
         if not is_int(self.rank) or self.rank < 0:
             raise ValueError(f"rank must be 0 (full) or more, got {self.rank!r}")
-        learned = self.source is not None or is_start(self.rule)
+        source = self.source
+        learned = source is not None or is_start(self.rule)
         check_rule_rank(self.rule_rank, self.n, learned)
+        if source is not None and self.n > 1:
+            if not hasattr(source, "rule_rank"):
+                kind = type(source).__name__
+                raise ValueError(f"no PHM layer to take the rule of: {kind}")
+            if (source.n, source.rule_rank) != (self.n, self.rule_rank):
+                raise ValueError(
+                    f"the shared rule has n={source.n}, rule_rank={source.rule_rank}, "
+                    f"the layer n={self.n}, rule_rank={self.rule_rank}"
+                )
         if self.n > 1 and not learned:
             make_rule(self.rule, self.n)
         rate = self.rule_lr

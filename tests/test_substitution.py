@@ -16,6 +16,8 @@ from fairseq_phm.models.architectures import SIZES
 from fairseq_phm.substitution import SHARE_RULE, find_projections
 
 DENSE_44M = 44_040_192
+OTHER = PHMLinear(64, 64, 4)
+LEARNED = OTHER.rule
 
 
 def base_model(task, arch="phm_transformer", **options):
@@ -343,6 +345,7 @@ def test_a_model_on_the_meta_device():
         (dict(n=4, rule_rank=17), "proj: rule_rank=17 .*n=4"),
         (dict(n=4, rule_lr=0), "rule_lr must be a number above 0, got 0"),
         (dict(n=4, attention_dim=30), "attention_dim=30 is not a multiple of its 4"),
+        (dict(n=4, ffn_n=2, rule=LEARNED), "fc1: the shared rule has n=4.* n=2"),
     ],
 )
 def test_errors_change_nothing(task, options, message):
@@ -351,6 +354,14 @@ def test_errors_change_nothing(task, options, message):
     with pytest.raises(ValueError, match=message):
         substitute(model, **options)
     assert_same_state(model.state_dict(), before)
+
+
+def test_a_rule_of_another_type_changes_nothing():
+    block = nn.Module()
+    block.fc1, block.fc2 = nn.Linear(8, 8), nn.Linear(8, 8).double()
+    with pytest.raises(ValueError, match="the shared rule is torch.float32, the layer"):
+        substitute(block, 2, share_rule="model")
+    assert type(block.fc1) is type(block.fc2) is nn.Linear
 
 
 def test_quant_noise_is_refused(task):

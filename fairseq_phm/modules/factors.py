@@ -78,8 +78,6 @@ class Factors(nn.Module):
             ValueError: a rule that does not fit.
         """
         made: Dict[str, Tensor] = {}
-        if spec.source is not None and spec.n > 1:
-            self._check_source(spec.source)
         if spec.n == 1:
             if spec.source is None and not is_start(spec.rule):
                 make_rule(spec.rule, 1)  # refuses what does not fit
@@ -110,16 +108,6 @@ class Factors(nn.Module):
             scaled = nn.Parameter(values / self.rule_lr)
             scaled.has_rule_lr = True
             self.register_parameter(SCALED[name], scaled)
-
-    def _check_source(self, source: Any) -> None:
-        """Refuse a layer whose rule this one cannot have."""
-        if not isinstance(source, Factors):
-            raise ValueError(f"no PHM layer to take the rule of: {source}")
-        if (source.n, source.rule_rank) != (self.n, self.rule_rank):
-            raise ValueError(
-                f"the shared rule has n={source.n}, rule_rank={source.rule_rank}, "
-                f"the layer n={self.n}, rule_rank={self.rule_rank}"
-            )
 
     def _tie(self, source: "Factors", dtype: Optional[torch.dtype]) -> None:
         """Share the rule of another layer, with its learning rate."""

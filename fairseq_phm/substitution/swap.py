@@ -216,7 +216,7 @@ def _plan(
 
 
 def _apply(swaps: List[Swap], found: List[Projection]) -> int:
-    """Make the layers and put them in place; return the number of projections."""
+    """Make all layers, then put them in place; return the number of projections."""
     sources: Dict[Tuple[str, int], PHMLinear] = {}
     built: Dict[Tuple[int, ...], Sequence[PHMLinear]] = {}  # tied weights stay tied
     for swap in swaps:
@@ -235,7 +235,9 @@ def _apply(swaps: List[Swap], found: List[Projection]) -> int:
                 if layer.bias is not None and layer.bias.shape == dense.bias.shape:
                     layer.bias.data.copy_(dense.bias.data)
                 layer.train(dense.training)
-        for projection, layer in zip(swap.group, built[tied]):
+    layers = [built[tuple(map(id, swap.old))] for swap in swaps]
+    for swap, made in zip(swaps, layers):
+        for projection, layer in zip(swap.group, made):
             setattr(projection.parent, projection.name, layer)
     return sum(len(swap.group) for swap in swaps)
 
