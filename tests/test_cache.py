@@ -252,6 +252,17 @@ def test_autocast_and_inference_mode():
     assert torch.equal(layer(x), exact)
 
 
+def test_a_weight_of_inference_mode_can_be_used_elsewhere(layer):
+    with torch.inference_mode():
+        expected = weight_of(layer).clone()
+        nn.init.ones_(weight_of(layer))
+        assert torch.equal(weight_of(layer), expected) or layer.n == 1
+    with torch.no_grad():
+        weight = weight_of(layer)
+    x = torch.randn(3, 16, requires_grad=True)
+    (x @ weight.t()).sum().backward()
+
+
 @torch.no_grad()
 def test_a_model_translates_the_same_after_an_edit(task):
     from conftest import padded_batch

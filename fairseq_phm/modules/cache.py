@@ -98,7 +98,8 @@ class WeightCache:
                 return weight
         # First the copies: an edit by another thread while H is built is seen later.
         known = tuple(map(_remembered, sources))
-        weight = build()
+        with torch.inference_mode(False), torch.no_grad():
+            weight = build()  # one of inference mode would be of no use elsewhere
         self._kept = (weight, _version(weight), key, known)
         return weight
 
