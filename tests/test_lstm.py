@@ -152,10 +152,15 @@ def test_unbatched_and_empty_input():
     torch.testing.assert_close(lstm(x, hx)[0], twin(x, hx)[0])
 
 
-def test_initial_spread_is_that_of_nn_lstm():
+@pytest.mark.parametrize("reset", [False, True])
+def test_initial_spread_is_that_of_nn_lstm(reset):
     torch.manual_seed(0)
-    lstm, twin = PHMLSTM(200, 300, 5), nn.LSTM(200, 300)
-    for name in ("weight_ih_l0", "weight_hh_l0"):
+    with torch.device("meta" if reset else "cpu"):
+        lstm = PHMLSTM(200, 300, 5)
+    if reset:
+        lstm.to_empty(device="cpu").reset_parameters()
+    twin = nn.LSTM(200, 300)
+    for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0"):
         expected = getattr(twin, name).std().item()
         assert getattr(lstm, name).std().item() == pytest.approx(expected, rel=0.05)
 

@@ -101,8 +101,18 @@ class PHMLSTMCell(nn.Module):
             self.bias = nn.Parameter(
                 torch.empty(4 * hidden_size, device=device, dtype=dtype)
             )
-            bound = 1 / math.sqrt(hidden_size)
-            nn.init.uniform_(self.bias, -bound, bound)
+            self._draw_bias()
+
+    def _draw_bias(self) -> None:
+        bound = 1 / math.sqrt(self.hidden_size)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def reset_parameters(self) -> None:
+        """Draw all anew as ``nn.LSTMCell`` does; see :class:`PHMLinear` for rules."""
+        for phm in (*self.ih, *self.hh):
+            phm.reset_parameters(1 / math.sqrt(3 * self.hidden_size))
+        if self.bias is not None:
+            self._draw_bias()
 
     @property
     def weight_ih(self) -> Tensor:
@@ -278,6 +288,11 @@ class PHMLSTM(nn.Module):
             self.bidirectional,
         )
         return _filled(made, self, self.cells[0].weight_ih)
+
+    def reset_parameters(self) -> None:
+        """Draw all anew as ``nn.LSTM`` does; see :class:`PHMLinear` for rules."""
+        for cell in self.cells:
+            cell.reset_parameters()
 
     def flatten_parameters(self) -> None:
         """Do nothing: ``nn.LSTM`` has this, and code that takes one calls it."""
