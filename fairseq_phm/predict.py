@@ -92,8 +92,13 @@ def predict(
 
 def _agreed(task: FairseqTask) -> Dict[str, Any]:
     """What tasks have in common whose models' probabilities are averaged."""
-    words = task.state.vocabulary["words"]
-    return {"labels": task.labels, "columns": task.columns, "words": words}
+    return {
+        "labels": task.labels,
+        "columns": task.columns,
+        "words": task.state.vocabulary["words"],
+        "--word-tokenizer": str(task.cfg.word_tokenizer),
+        "--lowercase": task.cfg.lowercase,
+    }
 
 
 def _load(path: str) -> Tuple[nn.Module, FairseqTask]:
