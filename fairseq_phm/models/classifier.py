@@ -211,11 +211,17 @@ class PHMTransformerClassifier(SentenceClassifier):
 
     @staticmethod
     def build_encoder(config: Any, words: WordVectors, task: FairseqTask) -> nn.Module:
+        dim, heads = config.encoder_embed_dim, config.encoder_attention_heads
+        if heads < 1 or dim % heads:
+            raise ValueError(
+                f"--encoder-attention-heads {heads} does not divide "
+                f"--encoder-embed-dim {dim}"
+            )
         sizes = argparse.Namespace(
-            encoder_embed_dim=config.encoder_embed_dim,
+            encoder_embed_dim=dim,
             encoder_ffn_embed_dim=config.encoder_ffn_embed_dim,
             encoder_layers=config.encoder_layers,
-            encoder_attention_heads=config.encoder_attention_heads,
+            encoder_attention_heads=heads,
             encoder_normalize_before=True,
             dropout=config.dropout,
             no_scale_embedding=words.fixed is not None,
