@@ -280,7 +280,9 @@ def check_named_rule(
 def say_why_checkpoints_do_not_fit() -> None:
     """Let fairseq's trainer end with what a checkpoint lacks, in one line.
 
-    It puts an error of its own, which gives no reason, in the place of any other.
+    It puts an error of its own, which gives no reason, in the place of any other, and
+    does not compare the words and labels of classifiers, see
+    :meth:`fairseq_phm.TSVClassificationTask.refuse_other_words`.
     """
     from fairseq.trainer import Trainer
 
@@ -289,7 +291,7 @@ def say_why_checkpoints_do_not_fit() -> None:
     @functools.wraps(load)
     def load_or_say_why(self: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
-            return load(self, filename, *args, **kwargs)
+            loaded = load(self, filename, *args, **kwargs)
         except Exception as error:
             reason = error.__context__
             if isinstance(reason, (RuntimeError, KeyError)):  # 0.12.2: KeyError
@@ -297,6 +299,10 @@ def say_why_checkpoints_do_not_fit() -> None:
             if not isinstance(reason, CheckpointMismatch):
                 raise
             raise CheckpointMismatch(f"{filename}: {reason}") from None
+        refuse = getattr(self.task, "refuse_other_words", None)
+        if refuse and loaded is not None and self.is_data_parallel_master:
+            refuse(filename)  # others may not have the file
+        return loaded
 
     Trainer.load_checkpoint = load_or_say_why
 

@@ -137,15 +137,26 @@ def test_its_parameters_are_listed_and_it_has_no_dense_counterpart(trained, tmp_
     assert "phm_lstm_classifier has no counterpart in fairseq" in done.stderr
 
 
-@pytest.mark.parametrize("what", ["labels", "words"])
-def test_models_that_know_something_else_are_not_averaged(trained, tmp_path, what):
+@pytest.mark.parametrize("what", ["labels", "words", "lowercase"])
+def test_models_that_know_something_else(corpus, trained, tmp_path, what):
+    """They are not averaged, and not trained on with this data."""
     first, other = trained[0] / "checkpoint_best.pt", tmp_path / "other.pt"
     state = torch.load(first, weights_only=False)
     known = state["task_state"]["vocabulary"]
-    known[what] = [*known[what][1:], known[what][0]]
+    if what == "lowercase":
+        state["cfg"]["task"][what] = True
+    else:
+        known[what] = [*known[what][1:], known[what][0]]
     torch.save(state, other)
-    with pytest.raises(DataError, match=f"other.pt: has other {what} than .*_best.pt"):
+    with pytest.raises(DataError, match=f"other.pt: has other .*{what}.* than .*_best"):
         predict([str(first), str(other)], tmp_path / "rows.tsv")
+    if what in known:
+        output = train(
+            corpus, tmp_path, *PAIR, "--arch", "phm_lstm_classifier", "--phm-n", "5",
+            "--vectors", corpus / "vectors.txt", "--restore-file", other, check=False,
+        )  # fmt: skip
+        last = output.rstrip().splitlines()[-1]
+        assert last == f"error: {other}: has other {what} than {corpus}"
 
 
 def test_fixed_vectors_stay_and_the_rest_learns(corpus, trained):
@@ -346,6 +357,13 @@ def test_agreement_encoder_has_the_papers_weights(n, share, count):
     )
 
 
+@pytest.mark.parametrize("heads", [0, 3])
+def test_heads_that_do_not_fit_are_one_line(heads):
+    options = SimpleNamespace(encoder_attention_heads=heads)
+    with pytest.raises(DataError, match=f"heads {heads} does not divide .*-dim 128"):
+        PHMTransformerClassifier.build_model(options, Words(1))
+
+
 @pytest.mark.parametrize("model", [PHMLSTMClassifier, PHMTransformerClassifier])
 @pytest.mark.parametrize("n", [1, 4])
 def test_padding_changes_nothing(model, n):
@@ -406,10 +424,18 @@ def make_task(data, **options):
     )
 
 
-def test_too_few_labels(tmp_path):
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (None, "train.tsv: all labels are 'yes'"),
+        ("yes,yes,no", "--labels yes,yes,no: a label is empty or occurs twice"),
+        ("yes,no,", "--labels yes,no,: a label is empty or occurs twice"),
+    ],
+)
+def test_bad_labels(tmp_path, given, message):
     (tmp_path / "train.tsv").write_text("a\tb\tyes\nc\td\tyes\n")
-    with pytest.raises(DataError, match="train.tsv: all labels are 'yes'"):
-        _ = make_task(tmp_path).labels
+    with pytest.raises(DataError, match=message):
+        _ = make_task(tmp_path, labels=given).labels
 
 
 def test_words_that_spell_the_dictionarys_own_symbols_are_unknown(tmp_path):

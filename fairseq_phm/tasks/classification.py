@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.data import (
     Dictionary,
     FairseqDataset,
@@ -227,6 +228,20 @@ class TSVClassificationTask(FairseqTask):
         nested = NestedDictionaryDataset(parts, sizes=[np.sum(sizes, axis=0)])
         return SortDataset(nested, sort_order=order)
 
+    def refuse_other_words(self, path: str) -> None:
+        """Refuse a checkpoint to train on that has other words or labels than the data.
+
+        Its rows of vectors and its outputs would be taken for those of others.
+
+        Raises:
+            DataError: naming both.
+        """
+        state = load_checkpoint_to_cpu(path).get("task_state", {})
+        known = state.get("vocabulary", {})
+        for what in ("words", "labels"):
+            if known.get(what) != self.state.vocabulary[what]:
+                raise DataError(f"{path}: has other {what} than {self.cfg.data}")
+
     def _index(self, word: str) -> int:
         """Index of a word; of texts that spell <pad> and the like, the unknown word."""
         index = self.source_dictionary.index(word)
@@ -249,7 +264,9 @@ class TSVClassificationTask(FairseqTask):
         )
         train = self._examples["train"] = self._read("train", wanted)
         labels = wanted or sorted({example.label for example in train})
-        if len(set(labels)) < 2:
+        if "" in labels or len(set(labels)) < len(labels):
+            raise DataError(f"--labels {cfg.labels}: a label is empty or occurs twice")
+        if len(labels) < 2:
             raise DataError(
                 f"{split_file(cfg.data, 'train')}: all labels are {labels[0]!r}"
             )
