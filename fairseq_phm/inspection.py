@@ -124,9 +124,10 @@ def full_factors(model: Mapping[str, Tensor]) -> Dict[str, Tensor]:
 
     Rules of CP rank R and blocks of low rank are multiplied out. The fused q, k and v
     of attention, stored as k or q, are called ``v_proj``, as v is in the pair of
-    projections that has their rule.
+    projections that has their rule. Tied embeddings are there once.
     """
     full = {}
+    seen = set()
     for key, value in model.items():
         parent, dot, name = key.rpartition(".")
         called = without_fusion(parent, model) + dot
@@ -134,6 +135,10 @@ def full_factors(model: Mapping[str, Tensor]) -> Dict[str, Tensor]:
         def factor(other: str, start: str = parent + dot) -> Tensor:
             return model[start + other].float()
 
+        if name in ("blocks", "blocks_u"):
+            if value.data_ptr() in seen:
+                continue
+            seen.add(value.data_ptr())
         if name in ("rule", "blocks"):
             full[called + name] = value.float()
         elif name == "rule_v":

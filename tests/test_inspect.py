@@ -102,6 +102,7 @@ KINDS = {
     "random": (dict(phm_n=2, phm_rule="random", phm_ffn_n=1), 12, "random numbers"),
     "CP": (dict(phm_n=4, phm_rule="learned", phm_rule_rank=4), 20, "random factors"),
     "fused": (dict(phm_n=2, phm_rule="learned", phm_fuse_qkv=True), 16, "algebra"),
+    "tied": (dict(phm_n=2, phm_embeddings=2, share_all_embeddings=True), 21, "known"),
 }
 
 
@@ -112,7 +113,7 @@ def test_rules_of_transformers(kind):
     assert len(found.rules) == rules and start in found.start
     names = [name for rule in found.rules for name in rule.layers]
     assert sorted(names) == sorted(layer.name for layer in found.layers)
-    assert len(found.layers) == {"random": 24, "fused": 22}.get(kind, 32)
+    assert len(found.layers) == {"random": 24, "fused": 22, "tied": 33}.get(kind, 32)
     assert found.rank == (4 if kind == "CP" else 0)
     if kind in ("learned", "quaternion", "frozen"):
         assert {match.name for match in found.matches} == {"quaternions"}
