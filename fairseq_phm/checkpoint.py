@@ -50,6 +50,8 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
     for key, value in model.items():
         if not isinstance(key, str):
             raise DataError(f"{path}: damaged: {key!r} in its model is no name")
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            raise DataError(f"{path}: damaged: {key} is no plain tensor")
         if name_of(key) in STORED and not value.dim():
             raise DataError(f"{path}: damaged: {key} is a single number")
     return checkpoint

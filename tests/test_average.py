@@ -287,6 +287,10 @@ def spoiled(folder, make):
             "a.pt: damaged: blocks is a single number",
         ),
         (
+            lambda f: saved(f, {"a": BLOCKS, "b": BLOCKS.to_sparse()}),
+            "a.pt: (damaged: b is no plain tensor|no checkpoint: refused)",
+        ),
+        (
             lambda f: saved(f, {"a": BLOCKS}, optimizer_history="x"),
             "a.pt: damaged: its optimizer_history is no list of dicts",
         ),
