@@ -59,39 +59,6 @@ def test_weight_and_output_are_exact(layer):
         np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-5)
 
 
-def test_gradients_equal_those_of_the_dense_layer(layer):
-    dense = nn.Linear(60, 120, bias=layer.bias is not None)
-    dense.weight.data.copy_(layer.weight)
-    x = torch.randn(9, 60, requires_grad=True)
-    if layer.bias is not None:
-        dense.bias.data.copy_(layer.bias)
-    twin = x.detach().clone().requires_grad_()
-    layer(x).square().sum().backward()
-    dense(twin).square().sum().backward()
-    torch.testing.assert_close(x.grad, twin.grad)
-    grads = torch.autograd.grad(layer.weight, layer.parameters(), dense.weight.grad,
-                                allow_unused=True)  # fmt: skip
-    for parameter, grad in zip(layer.parameters(), grads):
-        if grad is None:
-            torch.testing.assert_close(parameter.grad, dense.bias.grad)
-        else:
-            torch.testing.assert_close(parameter.grad, grad)
-
-
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_gradcheck(options):
-    n = options["n"]
-    layer = PHMLinear(2 * n, 3 * n, **options, rule_lr=1, dtype=torch.double)
-    x = torch.randn(2, 2 * n, dtype=torch.double, requires_grad=True)
-    names = [name for name, _ in layer.named_parameters()]
-    values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
-
-    def call(x, *values):
-        return torch.func.functional_call(layer, dict(zip(names, values)), (x,))
-
-    assert torch.autograd.gradcheck(call, (x, *values))
-
-
 def test_parameter_counts():
     def count(**options):
         return sum(p.numel() for p in PHMLinear(512, 2048, **options).parameters())

@@ -327,7 +327,7 @@ def lstms(draw):
     options = draw(options_of_layers(max_n=4))
     n = options["n"]
     shape = dict(
-        num_layers=draw(st.integers(1, 2)), bias=draw(st.booleans()),
+        num_layers=draw(st.integers(1, 3)), bias=draw(st.booleans()),
         bidirectional=draw(st.booleans()), batch_first=draw(st.booleans()),
         gates=draw(st.sampled_from(["separate", "fused"])),
     )  # fmt: skip
@@ -348,15 +348,16 @@ def test_lstms_equal_nn_lstm(data):
     hx = None
     if data.draw(st.booleans()):
         hx = [torch.randn(len(lstm.cells), batch, lstm.hidden_size) for _ in range(2)]
-    lengths = None
+    lengths, is_sorted = None, data.draw(st.booleans())
     if batch and time and data.draw(st.booleans()):
         lengths = [data.draw(st.integers(1, time)) for _ in range(batch)]
+        lengths = sorted(lengths, reverse=True) if is_sorted else lengths
     results = []
     for model, kind in ((twin, torch.double), (lstm, dtype)):
         given_x = input = x.detach().to(kind).requires_grad_()
         if lengths:
             input = pack_padded_sequence(
-                input, lengths, lstm.batch_first, enforce_sorted=False
+                input, lengths, lstm.batch_first, enforce_sorted=is_sorted
             )
         state = hx and tuple(one.to(kind) for one in hx)
         try:
