@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fairseq_phm import PHMLinear, multiplication_rule
+from fairseq_phm import PHMEmbedding, PHMLinear, multiplication_rule
 from fairseq_phm.modules import PHMLinearRows
 from fairseq_phm.spec import PHMSpec
 
@@ -410,11 +410,12 @@ def test_a_rule_that_was_shared_on_the_meta_device_is_refused():
     """to_empty parts it: the second layer would have what was in memory."""
     first = PHMLinear(8, 8, 4, device="meta")
     for source in (first, PHMLinear(8, 8, 4, rule_lr=1, device="meta").rule):
-        second = PHMLinear(8, 8, 4, rule=source, device="meta")
-        second.reset_parameters()
-        second.to_empty(device="cpu")
-        with pytest.raises(RuntimeError, match="shared on the meta device"):
+        for kind in (PHMLinear, PHMEmbedding):
+            second = kind(8, 8, 4, rule=source, device="meta")
             second.reset_parameters()
+            second.to_empty(device="cpu")
+            with pytest.raises(RuntimeError, match="shared on the meta device"):
+                second.reset_parameters()
 
 
 def test_meta_device_and_dtype():

@@ -138,6 +138,8 @@ class Factors(nn.Module):
         self.rule_rank = source.rule_rank
         self.rule_lr = source.rule_lr
         self._products = source._products
+        self._start, self._unmade = source._start, source._unmade
+        self._tied_on_meta = source._tied_on_meta
         for name in FACTORS:
             if name in source._buffers:
                 self.register_buffer(name, source._buffers[name])

@@ -268,7 +268,6 @@ class PHMLinearRows(PHMLinear):
         self.out_features = stop - start
         self._share(fused)
         self._rows = (start, stop)
-        self._start = ""
         self._cache = WeightCache()
         self.bias = (
             None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..functional import kronecker_rows, materialize
 from ..functional.tracing import is_plain, is_tracing
-from ..spec import PHMSpec
+from ..spec import PHMSpec, is_int
 from .factors import Factors
 from .linear import PHMLinear, PHMLinearRows
 
@@ -74,14 +74,13 @@ class PHMEmbedding(Factors):
                 )
             padding_idx %= num_embeddings
         rows = padded(num_embeddings, spec.n)
-        std = embedding_dim**-0.5 if std is None else std
+        std = max(embedding_dim, 1) ** -0.5 if std is None else std
         whole = PHMLinear(
             embedding_dim, rows, spec, bias=False, std=std, generator=generator,
             device=device, dtype=dtype,
         )  # fmt: skip
         self._share(whole)
         self._tied: Tuple[str, ...] = whole._tied
-        self._start, self._unmade = whole._start, whole._unmade
         self.bias = None
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
@@ -145,11 +144,13 @@ def padded(words: int, n: int) -> int:
     """Return the least multiple of n that is not below ``words``.
 
     Raises:
-        ValueError: ``words`` or n is below 1.
+        ValueError: ``words`` or n is no whole number of at least 1.
 
     >>> padded(10, 4), padded(12, 4)
     (12, 12)
     """
-    if words < 1 or n < 1:
-        raise ValueError(f"words and n must be at least 1, got {words} and {n}")
+    if not (is_int(words) and is_int(n)) or min(words, n) < 1:
+        raise ValueError(
+            f"words and n must be whole numbers of at least 1, got {words!r} and {n!r}"
+        )
     return -(-words // n) * n
