@@ -30,6 +30,7 @@ from .better_transformer import without_copies
 from .errors import DataError, one_line
 from .models.base import PREFIX, PHMModel
 from .modules import PHMLSTM, PHMLinear, PHMLSTMCell
+from .modules.attention import as_dense
 from .modules.linear import PHMLinearRows
 from .nearest import nearest_blocks, nearest_cp, nearest_rule, rearrange, relative_error
 from .rebuild import BAD_MODEL, Vocabularies, model_args, vocabulary_sizes
@@ -243,10 +244,8 @@ def _unwrap(model: nn.Module) -> None:
     """Replace PHM layers with n = 1, which have an inner width, by dense ones."""
     for path, layer in list(model.named_modules()):
         if isinstance(layer, PHMLinear):
-            dense = nn.Linear(layer.in_features, layer.out_features)
-            dense.weight, dense.bias = nn.Parameter(layer.blocks[0]), layer.bias
             parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, dense)
+            setattr(model.get_submodule(parent), name, as_dense(layer))
 
 
 def _weights(dense: nn.Module, model: nn.Module) -> Iterator[Weight]:

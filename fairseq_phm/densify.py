@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .errors import DataError
 from .models.base import PREFIX
 from .modules import PHMLSTM, PHMEmbedding, PHMLinear, PHMLSTMCell
+from .modules.attention import as_dense
 from .rebuild import Rebuilt, build, longest, model_name, task_options
 from .substitution.swap import set_inner_width
 
@@ -52,9 +53,7 @@ def densified(rebuilt: Rebuilt, any_width: bool = False) -> Rebuilt:
         attention = made.model.get_submodule(path)
         for name, layer in rebuilt.model.get_submodule(path).named_children():
             if isinstance(layer, PHMLinear):
-                bias = layer.bias is not None
-                dense = nn.Linear(layer.in_features, layer.out_features, bias)
-                setattr(attention, name, dense)
+                setattr(attention, name, as_dense(layer))
         set_inner_width(attention, width)
     made.model.load_state_dict(dense_state(rebuilt.model))
     return made

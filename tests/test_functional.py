@@ -195,15 +195,3 @@ def test_factors_start_with_entries_of_the_size_1(start, n):
         assert all(0.2 < factor.square().mean() ** 0.5 < 2 for factor in factors)
         square = cp_rule(*factors).square().mean().item()
         assert square == pytest.approx(1, rel=1e-4)
-
-
-def test_former_names():
-    import fairseq_phm.functional as functional
-    import fairseq_phm.substitution as substitution
-
-    assert functional.bounded_rank_linear is functional.cp_linear
-    assert functional.exact_rule_factors is functional.fast_products
-    assert substitution.find_maps is substitution.find_projections
-    for module in (functional, substitution):
-        with pytest.raises(AttributeError, match="has no attribute 'other'"):
-            module.other  # noqa: B018

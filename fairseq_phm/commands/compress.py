@@ -40,7 +40,6 @@ OPTIONS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.set_defaults(**dict.fromkeys(OPTIONS))
     add = parser.add_argument
     add("input", type=Path, metavar="IN", help="dense checkpoint")
     add("output", type=Path, metavar="OUT", help="PHM checkpoint to write")

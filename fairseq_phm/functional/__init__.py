@@ -52,10 +52,3 @@ __all__ = [
     "random_rule",
     "times_rate",
 ]
-
-# Former names:
-bounded_rank_linear = cp_linear
-bounded_rank_rule = cp_rule
-exact_rule_factors = fast_products
-make_rule_factors = make_cp_factors
-random_rule_factors = random_cp_factors

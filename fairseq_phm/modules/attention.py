@@ -228,7 +228,7 @@ class Attention(MultiheadAttention):
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             layer = getattr(self, name)
             if not isinstance(layer, nn.Linear):
-                setattr(self, name, _dense(layer))
+                setattr(self, name, as_dense(layer))
         super()._adaptive_prune_heads(reserve_head_index)
 
     def reorder_incremental_state(
@@ -279,8 +279,12 @@ def repeats(states: Tensor, padding: Optional[Tensor] = None) -> int:
     return math.gcd(*(end - start for start, end in zip([0, *ends], ends)))
 
 
-def _dense(layer: nn.Module) -> nn.Linear:
-    """Make a dense layer with the weight and bias of a PHM layer."""
+def as_dense(layer: nn.Module) -> nn.Linear:
+    """Make a dense layer (..., in) -> (..., out) with the weight and bias of another.
+
+    Args:
+        layer: a PHM layer, or another one with a weight (out, in) and a bias or None.
+    """
     weight, bias = layer.weight.detach(), layer.bias
     outputs, inputs = weight.shape
     dense = nn.Linear(inputs, outputs, bias is not None).to(weight)

@@ -16,8 +16,3 @@ __all__ = [
     "substitute",
     "substitute_lstm",
 ]
-
-# Former names:
-FAIRSEQ_MAPS = FAIRSEQ_PROJECTIONS
-LinearMap = Projection
-find_maps = find_projections
