@@ -9,36 +9,6 @@ from torch import nn
 
 from fairseq_phm import PHMLSTM, PHMLSTMCell
 
-VARIANTS = {
-    "dense": dict(n=1),
-    "separate": dict(n=4),
-    "fused": dict(n=4, gates="fused"),
-    "quaternion": dict(n=4, rule="quaternion", freeze_rule=True),
-    "low rank": dict(n=2, rank=2),
-    "no bias": dict(n=4, bias=False),
-}
-
-
-def dense_twin(lstm):
-    twin = nn.LSTM(
-        lstm.input_size,
-        lstm.hidden_size,
-        lstm.num_layers,
-        lstm.bias,
-        lstm.batch_first,
-        lstm.dropout,
-        lstm.bidirectional,
-    )
-    with torch.no_grad():
-        for name, parameter in twin.named_parameters():
-            parameter.copy_(getattr(lstm, name))
-    return twin
-
-
-@pytest.fixture(params=VARIANTS, ids=str)
-def options(request):
-    return VARIANTS[request.param]
-
 
 @pytest.mark.parametrize(
     "options_n", [(1, 721_200), (2, 361_264), (5, 146_200), (10, 81_200)]
@@ -69,22 +39,6 @@ def test_gate_order_and_rules():
     assert len({id(p.rule) for p in (*cell.ih, *cell.hh)}) == 8
 
 
-def test_cell_steps_equal_the_layer(options):
-    torch.manual_seed(1)
-    lstm = PHMLSTM(12, 8, **options)
-    cell = lstm.cells[0]
-    x = torch.randn(6, 3, 12)
-    state, outputs = None, []
-    for step in x:
-        state = cell(step, state)
-        outputs.append(state[0])
-    expected, (h, c) = lstm(x)
-    torch.testing.assert_close(torch.stack(outputs), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(state[1], c[0], atol=1e-5, rtol=1e-5)
-    unbatched = cell(x[0, 0])[0]
-    torch.testing.assert_close(unbatched, cell(x[0])[0][0])
-
-
 def test_dropout_is_that_of_nn_lstm():
     lstm = PHMLSTM(12, 8, 4, num_layers=3, bidirectional=True, dropout=0.5)
     x, outputs = torch.randn(7, 2, 12), []
@@ -97,7 +51,7 @@ def test_dropout_is_that_of_nn_lstm():
 
 def test_unbatched_and_empty_input():
     lstm = PHMLSTM(12, 8, 4, bidirectional=True)
-    twin = dense_twin(lstm)
+    twin = lstm.built()
     x = torch.randn(7, 12)
     for mine, expected in zip(lstm(x), twin(x)):
         torch.testing.assert_close(mine, expected)

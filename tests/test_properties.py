@@ -394,14 +394,16 @@ def test_cells_equal_nn_lstm_cells(data):
     sizes = [n * data.draw(st.integers(1, 3)) for _ in range(2)]
     torch.manual_seed(data.draw(seeds))
     gates = data.draw(st.sampled_from(["separate", "fused"]))
-    cell = PHMLSTMCell(*sizes, gates=gates, **options).double()
+    bias = data.draw(st.booleans())
+    cell = PHMLSTMCell(*sizes, bias=bias, gates=gates, **options).double()
     cell.train(data.draw(st.booleans()))
-    twin = nn.LSTMCell(*sizes, dtype=torch.double)
+    twin = nn.LSTMCell(*sizes, bias, dtype=torch.double)
     with torch.no_grad():
         twin.weight_ih.copy_(torch.cat([Exact.of(one).weight() for one in cell.ih]))
         twin.weight_hh.copy_(torch.cat([Exact.of(one).weight() for one in cell.hh]))
-        twin.bias_ih.copy_(cell.bias)
-        twin.bias_hh.zero_()
+        if bias:
+            twin.bias_ih.copy_(cell.bias)
+            twin.bias_hh.zero_()
     shape = data.draw(st.sampled_from([(), (1,), (3,), (0,)]))
     x = torch.randn(*shape, sizes[0], dtype=torch.double)
     hx = None
