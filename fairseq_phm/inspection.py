@@ -16,6 +16,7 @@ from .errors import DataError
 from .functional import ALGEBRAS, cp_rule, make_rule
 from .functional.weight import low_rank_blocks
 from .shared_rules import find_rules, without_fusion
+from .substitution.scopes import DEFAULT_SHARE_RULE
 
 
 class Rule(NamedTuple):
@@ -181,7 +182,9 @@ def _alike(rules: List[Rule], n: int) -> Tensor:
 def _moves(
     rules: List[Rule], options: Mapping[str, Any], rank: int
 ) -> Tuple[str, List[Move]]:
-    name = options.get("phm_rule")
+    # Defaults are not stored, but for this one, which came with the start "learned".
+    known = options.get("phm_share_rule") == DEFAULT_SHARE_RULE
+    name = options.get("phm_rule", "learned" if known else "")
     if rank:
         return "with random factors, which are not known", []
     if name not in ("learned", *ALGEBRAS):

@@ -97,6 +97,8 @@ def checkpoint(**options):
 QUATERNION = dict(phm_n=4, phm_rule="quaternion")
 KINDS = {
     "learned": (dict(phm_n=4, phm_rule="learned"), 20, "an associative algebra"),
+    "default": (dict(phm_n=4, phm_share_rule="pairs"), 20, "an associative algebra"),
+    "earlier": (dict(phm_n=4, phm_share_rule="none"), 32, "it is not known how"),
     "quaternion": (QUATERNION, 20, "quaternions"),
     "frozen": (dict(phm_freeze_rule=True, **QUATERNION), 1, "quaternions"),
     "random": (dict(phm_n=2, phm_rule="random", phm_ffn_n=1), 12, "random numbers"),
@@ -115,14 +117,14 @@ def test_rules_of_transformers(kind):
     assert sorted(names) == sorted(layer.name for layer in found.layers)
     assert len(found.layers) == {"random": 24, "fused": 22, "tied": 33}.get(kind, 32)
     assert found.rank == (4 if kind == "CP" else 0)
-    if kind in ("learned", "quaternion", "frozen"):
+    if kind in ("learned", "default", "quaternion", "frozen"):
         assert {match.name for match in found.matches} == {"quaternions"}
         assert max(match.distance for match in found.matches) < 1e-5
         assert max(move.entries for move in found.moves) < 1e-6
         assert found.alike[4].allclose(torch.ones(rules, rules))
     elif kind == "CP":  # v = w orthogonal, u the identity: numbers one by one
         assert {match.name for match in found.matches} == {"4 separate numbers"}
-    if kind in ("random", "CP"):
+    if kind in ("random", "earlier", "CP"):
         assert found.moves == []
     text = command.__doc__ and found.frozen
     assert bool(text) == (kind == "frozen")
