@@ -170,7 +170,7 @@ def nearest_factors(rules: Tensor, blocks: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def find_checkpoints(inputs: List[Path], count: int) -> List[Path]:
-    """List files as they are given, and the last numbered checkpoints of each folder.
+    """List files as they are given, and the last numbered checkpoints of folders, once.
 
     Args:
         inputs: files or folders. In a folder count ``checkpoint_EPOCH_UPDATES.pt``,
@@ -200,7 +200,7 @@ def find_checkpoints(inputs: List[Path], count: int) -> List[Path]:
             there = f"{len(numbered)} numbered checkpoints, not {count}"
             print(f"warning: {path} has {there}", file=sys.stderr)
         found += [file for _, file in numbered[-count:]]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def main() -> None:

@@ -208,7 +208,8 @@ def test_the_last_checkpoints_of_a_folder(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     for path in tmp_path.glob("checkpoint_*_*"):
         path.unlink()
-    found = find_checkpoints([tmp_path, tmp_path / "other.pt"], 2)
+    files = [tmp_path, tmp_path / "other.pt", tmp_path / "checkpoint10.pt"]
+    found = find_checkpoints(files, 2)
     assert [path.name for path in found] == [
         "checkpoint3.pt",
         "checkpoint10.pt",
