@@ -7,7 +7,7 @@ The first reads ``results/runs/quality/*.jsonl``, which quality.sh has written,
 ``results/runs/compress/*.jsonl``, of compress.sh, ``results/runs/speed/*.jsonl``, of
 speed.sh, ``results/runs/*.jsonl``, and the notes in ``results/notes``:
 ``summary.md``, ``EXPERIMENT.md`` and ``quality-``, ``compress-`` or
-``speed-EXPERIMENT.md``. It draws the picture of the README, too.
+``speed-EXPERIMENT.md``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from ..driver.settings import slug
 from ..driver.stages import RunError, errors_in_one_line
 from . import compress, quality, speed, summary
 from .experiments import collect, picture, read, tables
-from .picture import draw
 from .tables import Run
 
 RECIPES = Path(__file__).parents[1]
 FIGURES = "results/figures/"
+BY_HAND = "phm.svg"
+"""The figure of the README, which is no result."""
+
 HEAD = """# Results
 
 Made by `python -m recipes.report` from `recipes/results`: the JSON lines of the runs,
@@ -56,7 +58,6 @@ def main() -> None:
     texts: List[str] = []
     comparisons: List[Any] = []
     made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}
-    made[f"{FIGURES}phm.svg"] = draw().encode()
     with errors_in_one_line("report"):
         for text, pictures in (
             *_quality(comparisons),
@@ -75,7 +76,7 @@ def main() -> None:
         with atomic_path(RECIPES / name) as partial:
             partial.write_bytes(content)
     for file in (RECIPES / FIGURES).glob("*.svg"):
-        if f"{FIGURES}{file.name}" not in made:
+        if file.name != BY_HAND and f"{FIGURES}{file.name}" not in made:
             file.unlink()
 
 
