@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from . import close_output
+from . import errors_in_one_line
 
 EXAMPLES = """examples:
   python -m data_prep --list
@@ -24,17 +24,10 @@ steps whose inputs have not changed. After an interruption, run the command agai
 def main() -> None:
     """Run the command. An error prints one line and exits with code 1."""
     try:
-        _run(_arguments())
+        with errors_in_one_line("data_prep"):
+            _run(_arguments())
     except ModuleNotFoundError as error:
         sys.exit(f"data_prep: no module {error.name}: pip install '.[recipes]'")
-    except BrokenPipeError:  # as of | head
-        close_output()
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"data_prep: {where}{error.strerror}")
-    except KeyboardInterrupt:
-        print("\ndata_prep: interrupted; run it again to resume", file=sys.stderr)
-        sys.exit(130)
 
 
 def _arguments() -> argparse.Namespace:
@@ -81,33 +74,28 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from . import DataError, declaration
+    from . import declaration
     from .prepare import prepare
     from .sources import raw_files
 
-    try:
-        if options.list:
-            for name in declaration.names():
-                print(_line(declaration.load(name)), flush=True)
-            return
-        if options.data_set:
-            data_set = declaration.load(options.data_set)
-        else:
-            name = f"{options.src}-{options.tgt}"
-            data_set = declaration.DataSet(name, f"{options.raw}", "parallel")
-        pair = (options.src, options.tgt) if options.src else ()
-        data_set = data_set.between(pair, bool(options.raw))
-        changes = {"subwords": options.vocab_size, "seed": options.seed}
-        changes = {k: v for k, v in changes.items() if v is not None}
-        data_set = replace(data_set, **changes)
-        out = options.out or Path("runs") / "data" / data_set.name
-        raw = None
-        if options.raw:
-            raw = raw_files(options.raw, data_set.sides)
-        command = shlex.join(["python", "-m", "data_prep", *sys.argv[1:]])
-        manifest = prepare(data_set, out, raw, options.workers, command)
-    except DataError as error:
-        sys.exit(f"data_prep: {error}")
+    if options.list:
+        for name in declaration.names():
+            print(_line(declaration.load(name)), flush=True)
+        return
+    if options.data_set:
+        data_set = declaration.load(options.data_set)
+    else:
+        name = f"{options.src}-{options.tgt}"
+        data_set = declaration.DataSet(name, f"{options.raw}", "parallel")
+    pair = (options.src, options.tgt) if options.src else ()
+    data_set = data_set.between(pair, bool(options.raw))
+    changes = {"subwords": options.vocab_size, "seed": options.seed}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    data_set = replace(data_set, **changes)
+    out = options.out or Path("runs") / "data" / data_set.name
+    raw = raw_files(options.raw, data_set.sides) if options.raw else None
+    command = shlex.join(["python", "-m", "data_prep", *sys.argv[1:]])
+    manifest = prepare(data_set, out, raw, options.workers, command)
     counts = ", ".join(f"{split} {n:,}" for split, n in manifest["counts"].items())
     print(f"{out / 'manifest.json'}: {counts}")
 

@@ -15,10 +15,8 @@ from sacrebleu.metrics import BLEU, CHRF
 from scipy.stats import permutation_test
 from tabulate import tabulate
 
-from data_prep import DataError
+from data_prep import DataError, errors_in_one_line
 from data_prep.text import read_lines
-
-from .driver.stages import errors_in_one_line
 
 SAMPLES, SEED = 10_000, 12345
 """Times that hypotheses change sides, and the seed: sacreBLEU's defaults."""

@@ -23,7 +23,7 @@ import torch
 from fairseq.data.data_utils import post_process
 from tabulate import tabulate
 
-from data_prep import DataError
+from data_prep import DataError, errors_in_one_line
 
 from ..driver.fairseq_process import environment
 from ..driver.run import USER_DIR
@@ -41,11 +41,8 @@ Translations = Dict[int, Dict[str, str]]
 
 def main() -> None:
     options = parse()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            print(compare(options, Path(folder)))
-    except DataError as error:
-        sys.exit(f"error: {error}")
+    with errors_in_one_line("deployment"), tempfile.TemporaryDirectory() as folder:
+        print(compare(options, Path(folder)))
 
 
 def parse() -> argparse.Namespace:
@@ -58,7 +55,10 @@ def parse() -> argparse.Namespace:
     add("--rounds", type=int, default=3)
     add("--threads", type=int, default=torch.get_num_threads())
     add("--batch-size", type=int, default=32, help="sentences, for both programs")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.rounds, options.threads, options.batch_size) < 1:
+        parser.error("--rounds, --threads and --batch-size must be at least 1")
+    return options
 
 
 def compare(options: argparse.Namespace, folder: Path) -> str:

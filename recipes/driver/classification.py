@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from data_prep import errors_in_one_line
 from data_prep.declaration import DataSet
 from fairseq_phm.tasks.classification import split_file
 from fairseq_phm.tasks.tsv import numbered_lines
@@ -20,12 +21,7 @@ from .hardware import check_machine, precision_flags, threads_of_a_job
 from .options import parse_classification, program
 from .run import USER_DIR, Run, go_and_print, runs_of
 from .settings import Classification
-from .stages import (
-    RunError,
-    Stage,
-    errors_in_one_line,
-    stamps,
-)
+from .stages import RunError, Stage, stamps
 
 
 def main() -> None:

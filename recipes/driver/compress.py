@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from data_prep import SPLITS
+from data_prep import SPLITS, errors_in_one_line
 from data_prep.binarize import binarize
 from data_prep.workspace import atomic_path, write_json
 
@@ -33,7 +33,6 @@ from .stages import (
     RunError,
     Stage,
     digest,
-    errors_in_one_line,
     in_threads,
     read_json,
     stamps,
@@ -309,7 +308,7 @@ class Comparison:
         options: model -> what :func:`compress_options` gives for it.
 
     Raises:
-        RunError: a dense checkpoint that is not one, or was not trained on the data.
+        DataError: a dense checkpoint that is not one, or was not trained on the data.
     """
 
     def __init__(
@@ -452,20 +451,15 @@ def updates_of_dense(checkpoint: Path, data: Data) -> int:
         How many updates it has behind it; 0 if that is unknown.
 
     Raises:
-        RunError: it is no checkpoint, or one of other subwords or another loss.
+        DataError: it is no checkpoint, or one of other subwords or another loss.
     """
     from fairseq_phm import DataError
     from fairseq_phm.checkpoint import options_of, read_checkpoint, updates_of
     from fairseq_phm.rebuild import load_dictionary, vocabulary_sizes
 
-    try:
-        found = read_checkpoint(checkpoint)
-        files = [
-            data.folder / "bin" / f"dict.{side}.txt" for side in data.set.languages
-        ]
-        sizes = tuple(len(load_dictionary(file)) for file in files)
-    except DataError as error:
-        raise RunError(str(error)) from None
+    found = read_checkpoint(checkpoint)
+    files = [data.folder / "bin" / f"dict.{side}.txt" for side in data.set.languages]
+    sizes = tuple(len(load_dictionary(file)) for file in files)
     try:
         criterion, task = options_of(found, "criterion"), options_of(found, "task")
     except DataError as error:

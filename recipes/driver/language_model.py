@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
+from data_prep import errors_in_one_line
 from data_prep.text import read_lines
 
 from .data import Data
@@ -17,7 +18,7 @@ from .hardware import check_machine, threads_of_a_job
 from .options import parse_language_model, program
 from .run import USER_DIR, go_and_print, runs_of
 from .settings import LanguageModel
-from .stages import RunError, Stage, errors_in_one_line, read_json
+from .stages import RunError, Stage, read_json
 from .transformer_run import TransformerRun, optimizer_flags
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from data_prep import errors_in_one_line
 from data_prep.workspace import write_json
 
 from ..report.quality import (
@@ -39,7 +40,7 @@ from .models import DENSE, Model
 from .options import parse_quality, program
 from .results import add_lines
 from .settings import Quality, QualityReport
-from .stages import RunError, digest, errors_in_one_line, in_threads, read_json, step
+from .stages import RunError, digest, in_threads, read_json, step
 from .throughput import measure
 from .training_log import converged
 from .translation import TranslationRun, training_flags

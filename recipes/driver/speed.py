@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import List
 
+from data_prep import errors_in_one_line
 from data_prep.declaration import load
 
 from ..report.speed import read, tables
@@ -17,7 +18,7 @@ from .hardware import check_machine, precision_flags, provenance
 from .options import parse_speed, program
 from .results import Line, add_lines, write_tables
 from .settings import Speed
-from .stages import digest, errors_in_one_line, step
+from .stages import digest, step
 from .throughput import built, measure, measure_search
 from .translation import TranslationRun
 

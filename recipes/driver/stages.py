@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import sys
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import (
     Any,
     Callable,
     Iterable,
-    Iterator,
     List,
     NamedTuple,
     Sequence,
     TypeVar,
 )
 
-from data_prep import DataError, close_output
+from data_prep import DataError
 
 Job = TypeVar("Job")
 
@@ -30,7 +26,7 @@ stop = Event()
 """Set while an interruption ends the processes of all threads."""
 
 
-class RunError(RuntimeError):
+class RunError(DataError):
     """A stage that failed; the message is one line."""
 
 
@@ -95,31 +91,6 @@ def in_threads(work: Callable[[Job], None], jobs: Sequence[Job], threads: int) -
                 failed.set()
     finally:  # when all threads have ended
         stop.clear()
-
-
-@contextmanager
-def errors_in_one_line(name: str) -> Iterator[None]:
-    """End the program with one line for what went wrong, which ``name`` begins.
-
-    What libraries log as INFO or DEBUG is kept: fairseq, imported, shows it all.
-    """
-    logging.disable(logging.INFO)
-    try:
-        yield
-    except (DataError, RunError) as error:
-        sys.exit(f"{name}: {error}")
-    except ValueError as error:
-        if type(error).__name__ != "DataError":  # the plugin's, which is slow to import
-            raise
-        sys.exit(f"{name}: {error}")
-    except BrokenPipeError:  # as of | head
-        close_output()
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"{name}: {where}{error.strerror}")
-    except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(130)
 
 
 def step(text: str) -> None:

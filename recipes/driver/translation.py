@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from tqdm import tqdm
 
+from data_prep import errors_in_one_line
 from data_prep.subwords import decode
 from data_prep.text import read_lines
 from data_prep.workspace import write_json
@@ -26,7 +27,7 @@ from .options import parse_translation, program
 from .run import USER_DIR, Run, runs_of, say_where
 from .settings import Translation
 from .slurm import submit
-from .stages import RunError, Stage, errors_in_one_line, in_threads, read_json
+from .stages import RunError, Stage, in_threads, read_json
 from .training_log import converged, lowest_loss
 from .transformer_run import TransformerRun, optimizer_flags
 

@@ -16,10 +16,10 @@ import argparse
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
+from data_prep import DataError, errors_in_one_line
 from data_prep.workspace import atomic_path
 
 from ..driver.settings import slug
-from ..driver.stages import RunError, errors_in_one_line
 from . import compress, quality, speed, summary
 from .experiments import collect, picture, read, tables
 from .tables import Run
@@ -50,22 +50,33 @@ def main() -> None:
     files = given or sorted(RECIPES.glob("results/runs/*.jsonl"))
     with errors_in_one_line("report"):
         results = [result for file in files for result in read(file)]
-        if given and not results:
-            raise RunError(f"no results in {', '.join(map(str, given))}")
-        if given:
+        if not given:
+            write_results(results)
+        elif results:
             print("\n\n".join(tables(results)), flush=True)
-            return
+        else:
+            raise DataError(f"no results in {', '.join(map(str, given))}")
+
+
+def write_results(results: List[Run]) -> None:
+    """Write ``RESULTS.md`` and its figures; other figures go.
+
+    Args:
+        results: of experiments; those of benchmarks are read here.
+
+    Raises:
+        DataError: a line that is no result; nothing is written then.
+    """
     texts: List[str] = []
     comparisons: List[Any] = []
     made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}
-    with errors_in_one_line("report"):
-        for text, pictures in (
-            *_quality(comparisons),
-            *_sections("compress", compress),
-            *_sections("speed", speed),
-        ):
-            texts.append(text)
-            made.update(pictures)
+    for text, pictures in (
+        *_quality(comparisons),
+        *_sections("compress", compress),
+        *_sections("speed", speed),
+    ):
+        texts.append(text)
+        made.update(pictures)
     texts = [HEAD.rstrip(), *_summary(comparisons, results, made), *texts]
     texts += tables(
         results, "github", "## ", FIGURES, lambda experiment: _notes(slug(experiment))
