@@ -25,8 +25,7 @@ from babel.numbers import format_currency, get_currency_precision
 from babel.units import UnknownUnitError, format_unit
 from num2words import CONVERTER_CLASSES, num2words
 
-from . import LANGUAGES
-from .workspace import atomic_path
+from . import LANGUAGES, DataError
 
 SIZES = MappingProxyType({"train": 20000, "valid": 500, "test": 500})
 CURRENCIES = """AED ARS AUD BGN BRL CAD CHF CLP CNY COP CZK DKK EGP EUR GBP HKD HUF IDR
@@ -54,33 +53,30 @@ FactMaker = Callable[[Random, Locales], Text]
 
 def write_corpus(
     src: str, tgt: str, out: Path, sizes: Mapping[str, int] = SIZES, seed: int = 1
-) -> None:
+) -> Mapping[str, int]:
     """Write ``out/SPLIT.SRC`` and ``out/SPLIT.TGT``, one sentence per line.
 
-    No two splits share a sentence, on either side. ``out`` is created only when it is
-    complete. The text comes from the CLDR data of the installed ``babel``.
+    No two splits share a sentence, on either side.
 
     Args:
         src, tgt: two of ``LANGUAGES``; also the endings of the files.
-        out: folder to create; it may exist if it is empty.
+        out: an existing folder.
         sizes: split -> number of sentence pairs.
         seed: as in :func:`sentence_pairs`.
 
+    Returns:
+        The sizes.
+
     Raises:
-        ValueError: as :func:`sentence_pairs`.
-        FileExistsError: ``out`` is not empty.
+        DataError: as :func:`sentence_pairs`.
     """
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out}: the folder is not empty")
     pairs = iter(sentence_pairs(src, tgt, sum(sizes.values()), seed))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as partial:
-        partial.mkdir()
-        for split, size in sizes.items():
-            chosen = [next(pairs) for _ in range(size)]
-            for side, language in enumerate((src, tgt)):
-                text = "".join(f"{pair[side]}\n" for pair in chosen)
-                (partial / f"{split}.{language}").write_bytes(text.encode())
+    for split, size in sizes.items():
+        chosen = [next(pairs) for _ in range(size)]
+        for side, language in enumerate((src, tgt)):
+            text = "".join(f"{pair[side]}\n" for pair in chosen)
+            (out / f"{split}.{language}").write_bytes(text.encode())
+    return sizes
 
 
 def sentence_pairs(src: str, tgt: str, count: int, seed: int) -> List[Tuple[str, str]]:
@@ -97,14 +93,12 @@ def sentence_pairs(src: str, tgt: str, count: int, seed: int) -> List[Tuple[str,
             same seed gives the same pairs.
 
     Raises:
-        ValueError: a language is not in ``LANGUAGES``, or both are the same.
+        DataError: a language is not in ``LANGUAGES``.
     """
-    supported = f"(supported: {', '.join(LANGUAGES)})"
     for language in (src, tgt):
         if language not in LANGUAGES:
-            raise ValueError(f"unknown language {language!r} {supported}")
-    if src == tgt:
-        raise ValueError(f"source and target language are both {src!r} {supported}")
+            supported = f"(supported: {', '.join(LANGUAGES)})"
+            raise DataError(f"unknown language {language!r} {supported}")
     rng, locales = Random(seed), (Locale(src), Locale(tgt))
     makers = fact_makers(locales)
     seen: Set[Tuple[int, str]] = set()

@@ -83,7 +83,9 @@ def fetch(data_set: DataSet, downloads: Path, out: Path) -> Dict[str, Any]:
             f"{data_set.name} cannot be downloaded, use --raw FOLDER: {data_set.note}"
         )
     if data_set.parts[0].generator:
-        return _generate(data_set, out)
+        from .cldr import write_corpus  # needs babel
+
+        return dict(write_corpus(*data_set.languages, out, seed=data_set.seed))
     print(f"{data_set.title}; licence: {data_set.licence}", flush=True)
     counts = dict.fromkeys(SPLITS, 0)
     seen: Dict[str, str] = {}
@@ -240,16 +242,6 @@ def _sacrebleu(data_set: DataSet, part: Part) -> Iterator[Row]:
         raise DataError(f"sacrebleu {name} {pair}: {error}".splitlines()[0]) from None
     with open(paths[0], "rb") as source, open(paths[1], "rb") as target:
         yield from _parallel([source, target], paths, part)
-
-
-def _generate(data_set: DataSet, out: Path) -> Dict[str, Any]:
-    from .cldr import SIZES, write_corpus
-
-    try:
-        write_corpus(*data_set.languages, out, seed=data_set.seed)
-    except ValueError as error:
-        raise DataError(str(error)) from None
-    return dict(SIZES)
 
 
 def _names(split: str) -> Tuple[str, ...]:
