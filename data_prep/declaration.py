@@ -123,6 +123,8 @@ class DataSet:
             return self
         if self.kind == "table":
             raise DataError(f"{self.name} is a table, which has no languages")
+        if self.kind == "text" and len(languages) > 1:
+            raise DataError(f"{self.name} is a text of one language")
         given = own_files or any(part.generator for part in self.parts)
         if not given and sorted(languages) != sorted(self.languages):
             pairs = [" and ".join(pair) for pair in (self.languages, languages)]

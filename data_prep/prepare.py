@@ -87,7 +87,11 @@ def _fetch(data_set: DataSet, work: Workspace) -> Files:
         "sides": data_set.sides,
         "hold_out": [data_set.hold_out, data_set.hold_out_every],
     }
+    code = [sources, archive, text]
     if any(part.generator for part in data_set.parts):
+        from . import cldr  # needs babel
+
+        code.append(cldr)
         parameters["versions"] = {k: versions().get(k) for k in GENERATORS}
         parameters["seed"] = data_set.seed
     folder = work.step(
@@ -95,7 +99,7 @@ def _fetch(data_set: DataSet, work: Workspace) -> Files:
         {},
         parameters,
         lambda out: sources.fetch(data_set, work.folder / "downloads", out),
-        [sources, archive],
+        code,
     )
     return sources.raw_files(folder, data_set.languages or data_set.sides)
 

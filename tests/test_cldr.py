@@ -6,8 +6,10 @@ from random import Random
 import pytest
 from babel import Locale
 
-from data_prep import LANGUAGES, DataError
+from data_prep import LANGUAGES, DataError, cldr, declaration
 from data_prep.cldr import fact_makers, sentence_pairs, write_corpus
+from data_prep.prepare import prepare
+from data_prep.workspace import Workspace
 
 pytestmark = pytest.mark.one_version
 
@@ -74,3 +76,16 @@ def test_other_languages_are_named(pair, tmp_path):
     with pytest.raises(DataError, match=r"unknown language 'fr' \(supported: de, en, "):
         write_corpus(*pair, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_generator_makes_the_corpus_anew(tmp_path, monkeypatch):
+    code = {}
+
+    def step(work, name, inputs, parameters, make, modules):
+        code[name] = modules
+        raise DataError("enough")
+
+    monkeypatch.setattr(Workspace, "step", step)
+    with pytest.raises(DataError, match="enough"):
+        prepare(declaration.load("cldr"), tmp_path)
+    assert cldr in code["raw"]

@@ -558,6 +558,8 @@ def test_text_of_one_language(tmp_path):
         path.name for path in (out / "bin").iterdir()
     )
     assert manifest["steps"]["bin"]["test.txt"]["lines"] == SIZES["test"]
+    code, _, error = run(declared, "--raw", raw, "--src", "en", "--tgt", "de")
+    assert (code, error) == (1, "data_prep: my is a text of one language\n")
     declared.write_text("\n".join(lines).replace('"txt"', '"xx", "yy"') + "\n")
     code, _, error = run(declared, "--raw", raw, "--out", out)
     assert code == 1 and "a text needs one language" in error
