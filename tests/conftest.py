@@ -170,13 +170,8 @@ def texts(tmp_path_factory):
 @pytest.fixture
 def in_process(monkeypatch):
     """Let recipes call fairseq's tools in this process."""
-    from recipes.driver import (
-        classification,
-        compress,
-        fairseq_process,
-        language_model,
-        translation,
-    )
+    from recipes.driver import fairseq_process
+    from recipes.driver import run as driver_run
 
     def call(command):
         name, arguments = Path(command[0]).name, command[1:]
@@ -209,12 +204,12 @@ def in_process(monkeypatch):
             file.write("$ " + " ".join(command) + "\n" + text)
         return iter(text.splitlines())
 
-    def run(command, **_):
+    def subprocess_run(command, **_):
         return SimpleNamespace(returncode=0, stdout=call(command))
 
-    recipes = (fairseq_process, translation, classification, language_model, compress)
-    for module in recipes:
+    for module in (fairseq_process, driver_run):
         monkeypatch.setattr(module, "follow", follow)
     monkeypatch.setattr("data_prep.binarize.subprocess", SimpleNamespace(
-        run=run, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT))  # fmt: skip
+        run=subprocess_run, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT,
+    ))  # fmt: skip
     monkeypatch.setattr(os, "cpu_count", lambda: 1)

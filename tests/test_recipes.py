@@ -222,12 +222,12 @@ def test_stages_one_by_one(translate, tmp_path, capsys):
 
 
 def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
-    whole = translation.follow
+    whole = translation.TranslationRun.follow
 
-    def drops_one(command, log, threads=None):
-        return (line for line in whole(command, log) if not line.startswith("H-0\t"))
+    def drops_one(run, command, name):
+        return (x for x in whole(run, command, name) if not x.startswith("H-0\t"))
 
-    monkeypatch.setattr(translation, "follow", drops_one)
+    monkeypatch.setattr(translation.TranslationRun, "follow", drops_one)
     with pytest.raises(SystemExit, match="3 hypotheses for 4 test lines"):
         translate("--mean", "none")
     assert not list(tmp_path.glob("*/*/test-*"))

@@ -26,7 +26,7 @@ from tabulate import tabulate
 from data_prep import DataError, errors_in_one_line
 
 from ..driver.fairseq_process import environment
-from ..driver.run import USER_DIR
+from ..driver.run import READING, USER_DIR
 from ..score import score
 
 BEAM = 5
@@ -116,10 +116,9 @@ def generate(path: Path, options: argparse.Namespace) -> Tuple[Translations, flo
     """
     command = [
         sys.executable, "-m", "fairseq_cli.generate", str(options.data), *USER_DIR,
-        "--path", str(path), "--gen-subset", "test", "--cpu", "--num-workers", "0",
+        *READING, "--path", str(path), "--gen-subset", "test", "--cpu",
         "--beam", str(BEAM), "--lenpen", str(LENGTH_PENALTY), "--max-len-a", "0",
         "--max-len-b", str(MAX_LENGTH), "--batch-size", str(options.batch_size),
-        "--required-batch-size-multiple", "1",
     ]  # fmt: skip
     text = _output(command, options.threads)
     found: Translations = {}

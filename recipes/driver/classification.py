@@ -15,11 +15,11 @@ from fairseq_phm.tasks.classification import split_file
 from fairseq_phm.tasks.tsv import numbered_lines
 
 from .data import Data, GivenTables
-from .fairseq_process import follow, load_model
+from .fairseq_process import load_model
 from .flags import values_of
-from .hardware import check_machine, precision_flags, threads_of_a_job
+from .hardware import check_machine, precision_flags
 from .options import parse_classification, program
-from .run import USER_DIR, Run, go_and_print, runs_of
+from .run import READING, USER_DIR, Run, go_and_print, runs_of
 from .settings import Classification
 from .stages import RunError, Stage, stamps
 
@@ -67,8 +67,7 @@ class ClassificationRun(Run):
         """Of fairseq-train, but for the machine, the folder and the length."""
         vectors = self.experiment.vectors
         return [
-            str(self.data.clean), *USER_DIR, "--num-workers", "0",
-            "--required-batch-size-multiple", "1", "--log-interval", "20",
+            str(self.data.clean), *USER_DIR, *READING, "--log-interval", "20",
             *self.flags, *(["--vectors", str(vectors.absolute())] if vectors else []),
         ]  # fmt: skip
 
@@ -102,16 +101,14 @@ class ClassificationRun(Run):
 
     def generate(self) -> None:
         """Classify the test set."""
-        machine = self.experiment.machine
         command = [
             sys.executable, "-m", "fairseq_phm.predict",
             "--path", str(self.folder / "checkpoint_best.pt"),
             "--input", str(split_file(self.data.clean, "test")),
             "--output", str(self.predictions),
-            *(["--cpu"] if machine.cpu else []),
+            *["--cpu"] * self.experiment.machine.cpu,
         ]  # fmt: skip
-        threads = threads_of_a_job(machine)
-        list(follow(command, self.folder / "predict.log", threads))
+        list(self.follow(command, "predict"))
 
     def scores(self, training: Dict[str, Any]) -> Dict[str, Any]:
         """Compare the labels with the true ones."""

@@ -21,13 +21,11 @@ from data_prep.workspace import atomic_path, write_json
 
 from ..report.compress import read, report
 from .data import Data
-from .fairseq_process import follow
-from .hardware import check_machine, threads_of_a_job
+from .hardware import check_machine
 from .lock import locked
 from .models import DENSE, Model
 from .options import parse_compress, program
 from .results import add_lines
-from .run import USER_DIR
 from .settings import WAYS, Compression
 from .stages import (
     RunError,
@@ -160,23 +158,18 @@ class Scored(Row):
         Raises:
             RunError: fairseq-validate gave none.
         """
-        machine = self.experiment.machine
         command = [
             sys.executable, "-m", "fairseq_cli.validate", str(self.data.folder / "bin"),
-            *USER_DIR, "--source-lang", self.source, "--target-lang", self.target,
+            *self.reading, "--source-lang", self.source, "--target-lang", self.target,
             "--path", str(self.checkpoint), "--valid-subset", "valid",
-            "--task", "translation",
+            "--task", "translation", "--log-format", "json",
             "--max-tokens", str(max(self.experiment.training.max_tokens, LONGEST)),
-            "--required-batch-size-multiple", "1", "--num-workers", "0",
-            "--log-format", "json", *(["--cpu"] if machine.cpu else []),
         ]  # fmt: skip
-        log, loss = self.folder / "validate.log", None
-        for line in follow(command, log, threads_of_a_job(machine)):
-            kind, values = log_entry(line) or ("", {})
-            loss = float(values["loss"]) if kind == "valid" else loss
-        if loss is None:
-            raise RunError(f"fairseq-validate gave no loss, see {log}")
-        return loss
+        entries = filter(None, map(log_entry, self.follow(command, "validate")))
+        losses = [values["loss"] for kind, values in entries if kind == "valid"]
+        if not losses:
+            raise RunError(f"{self.folder / 'validate.log'}: no validation loss")
+        return float(losses[-1])
 
 
 @dataclass(frozen=True)
@@ -242,8 +235,7 @@ class Compressed(Scored):
             str(self.dense.checkpoint), str(self.checkpoint), *self.options,
             "--json", str(self.errors), "--force",
         ]  # fmt: skip
-        log = self.folder / "compress.log"
-        list(follow(command, log, threads_of_a_job(self.experiment.machine)))
+        list(self.follow(command, "compress"))
 
 
 class Distilled(Data):

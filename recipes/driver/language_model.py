@@ -13,10 +13,9 @@ from data_prep import errors_in_one_line
 from data_prep.text import read_lines
 
 from .data import Data
-from .fairseq_process import follow
-from .hardware import check_machine, threads_of_a_job
+from .hardware import check_machine
 from .options import parse_language_model, program
-from .run import USER_DIR, go_and_print, runs_of
+from .run import READING, USER_DIR, go_and_print, runs_of
 from .settings import LanguageModel
 from .stages import RunError, Stage, read_json
 from .transformer_run import TransformerRun, optimizer_flags
@@ -67,9 +66,8 @@ class LanguageModelRun(TransformerRun):
     def training_arguments(self) -> List[str]:
         """Of fairseq-train, but for the machine, the folder and the length."""
         return [
-            str(self.data.folder / "bin"), *USER_DIR, "--num-workers", "0",
-            "--required-batch-size-multiple", "1", *self.saving_flags(kept=1),
-            *self.flags,
+            str(self.data.folder / "bin"), *USER_DIR, *READING,
+            *self.saving_flags(kept=1), *self.flags,
         ]  # fmt: skip
 
     @property
@@ -122,20 +120,17 @@ class LanguageModelRun(TransformerRun):
 
     def evaluate(self) -> Tuple[float, int]:
         """Run fairseq-eval-lm: bits for a subword, and how many were evaluated."""
-        machine = self.experiment.machine
         command = [
             sys.executable, "-m", "fairseq_cli.eval_lm", str(self.data.folder / "bin"),
-            *USER_DIR, *self.task_flags, "--path", str(self.checkpoint),
-            "--gen-subset", "test", "--num-workers", "0",
+            *self.reading, *self.task_flags, "--path", str(self.checkpoint),
+            "--gen-subset", "test",
             "--max-tokens", str(self.experiment.training.max_tokens),
-            "--required-batch-size-multiple", "1", *(["--cpu"] if machine.cpu else []),
         ]  # fmt: skip
-        log = self.folder / "eval.log"
-        said = "\n".join(follow(command, log, threads_of_a_job(machine)))
+        said = "\n".join(self.follow(command, "eval"))
         tokens = re.search(r"Evaluated ([\d,]+) tokens", said)
         bits = re.search(r"Loss \(base 2\): ([\d.]+)", said)
         if not (tokens and bits):
-            raise RunError(f"fairseq-eval-lm gave no perplexity, see {log}")
+            raise RunError(f"{self.folder / 'eval.log'}: no perplexity")
         return float(bits[1]), int(tokens[1].replace(",", ""))
 
 

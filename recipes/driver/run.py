@@ -9,13 +9,13 @@ import shlex
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Dict, List, Sequence, Type, TypeVar
+from typing import Any, ClassVar, Dict, Iterator, List, Sequence, Type, TypeVar
 
 from data_prep.workspace import write_json
 
 from ..report.experiments import tables
 from .data import AnyData
-from .fairseq_process import train
+from .fairseq_process import follow, train
 from .flags import split_phm, values_of
 from .hardware import provenance, threads_of_a_job, train_command
 from .lock import locked
@@ -26,6 +26,8 @@ from .stages import RunError, Stage, digest, in_threads, read_json, run_stages
 from .training_log import read_training
 
 USER_DIR = ["--user-dir", str(ROOT / "fairseq_phm")]
+READING = ["--num-workers", "0", "--required-batch-size-multiple", "1"]
+"""Flags of all tools of fairseq that read batches."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,21 @@ class Run(ABC):
         )  # fmt: skip
         if machine.node_rank == 0:
             self.note_training()
+
+    def follow(self, command: List[str], name: str) -> Iterator[str]:
+        """Yield the lines of a program, which ``NAME.log`` gets, too.
+
+        Args:
+            command: what runs, with the CPU threads of a training.
+            name: of the log.
+        """
+        threads = threads_of_a_job(self.experiment.machine)
+        return follow(command, self.folder / f"{name}.log", threads)
+
+    @property
+    def reading(self) -> List[str]:
+        """Of fairseq's tools that read a checkpoint and batches."""
+        return [*USER_DIR, *READING, *["--cpu"] * self.experiment.machine.cpu]
 
     def note_training(self) -> None:
         """Write what the log says of a finished training."""

@@ -20,11 +20,11 @@ from ..report.experiments import tables
 from ..report.tables import MARK, MARKED, tabulated
 from ..score import compare, score
 from .data import Data
-from .fairseq_process import follow, require_checkpoint, tool
-from .hardware import check_machine, threads_of_a_job
+from .fairseq_process import require_checkpoint, tool
+from .hardware import check_machine
 from .models import DENSE
 from .options import parse_translation, program
-from .run import USER_DIR, Run, runs_of, say_where
+from .run import READING, USER_DIR, Run, runs_of, say_where
 from .settings import Translation
 from .slurm import submit
 from .stages import RunError, Stage, in_threads, read_json
@@ -94,9 +94,7 @@ class TranslationRun(TransformerRun):
         return [
             str(self.data.folder / "bin"),
             "--source-lang", self.source, "--target-lang", self.target,
-            "--max-tokens-valid", str(longest),
-            "--required-batch-size-multiple", "1", "--num-workers", "0",
-            *self.flags,
+            "--max-tokens-valid", str(longest), *READING, *self.flags,
         ]  # fmt: skip
 
     @property
@@ -198,9 +196,9 @@ class TranslationRun(TransformerRun):
             "--num-checkpoints", str(search.num_checkpoints),
             "--mean", search.mean, "--output", str(self.checkpoint),
         ]  # fmt: skip
-        for line in follow(command, self.folder / "average.log"):
+        for line in self.follow(command, "average"):
             print(line, flush=True)
-        count = min(self.experiment.search.num_checkpoints, len(numbered(self.folder)))
+        count = min(search.num_checkpoints, len(numbered(self.folder)))
         write_json(self.checkpoint.with_suffix(".json"), count or 1)
 
     def generate(self) -> None:
@@ -235,12 +233,10 @@ class TranslationRun(TransformerRun):
         Raises:
             RunError: there are not as many hypotheses as source lines.
         """
-        threads = threads_of_a_job(self.experiment.machine)
         found: Dict[int, str] = {}
         seconds = 0.0
         with tqdm(total=lines, unit="sentence", desc=self.title) as bar:
-            log = self.folder / "generate.log"
-            for line in follow([*command, "--gen-subset", split], log, threads):
+            for line in self.follow([*command, "--gen-subset", split], "generate"):
                 hypothesis = re.match(r"H-(\d+)\t[^\t]*\t?(.*)", line)
                 if hypothesis:
                     found[int(hypothesis[1])] = hypothesis[2]
@@ -257,15 +253,12 @@ class TranslationRun(TransformerRun):
         """Make the command that translates, but for what it translates."""
         experiment, search = self.experiment, self.experiment.search
         return [
-            tool("fairseq-generate"), str(self.data.folder / "bin"), *USER_DIR,
+            tool("fairseq-generate"), str(self.data.folder / "bin"), *self.reading,
             "--source-lang", self.source, "--target-lang", self.target,
             "--path", str(self.checkpoint),
             "--beam", str(search.beam), "--lenpen", str(search.lenpen),
             "--max-len-a", "1", "--max-len-b", "50",  # or 200 would be the end
-            "--num-workers", "0",
             "--max-tokens", str(max(experiment.training.max_tokens, LONGEST)),
-            "--required-batch-size-multiple", "1",
-            *(["--cpu"] if experiment.machine.cpu else []),
         ]  # fmt: skip
 
     def scores(self, training: Dict[str, Any]) -> Dict[str, Any]:
