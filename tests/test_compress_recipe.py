@@ -113,6 +113,8 @@ def test_interrupted_recipe_goes_on(recipe, tmp_path, monkeypatch, capsys):
     recipe("--models", "2", "--rows", "from-scratch")
     assert trained[6:] == [("PHM n=2, from scratch", 9)]
     assert len((folder / "results.jsonl").read_text().splitlines()) == 7
+    joined = cells((folder / "tables.md").read_text())
+    assert set(joined) == {*found, ("PHM n=2", "from scratch")}
 
 
 def test_averaged_rows(recipe, tmp_path):

@@ -19,13 +19,13 @@ from data_prep import SPLITS, errors_in_one_line
 from data_prep.binarize import binarize
 from data_prep.workspace import atomic_path, write_json
 
-from ..report.compress import read, report
+from ..report.compress import read, tables
 from .data import Data
 from .hardware import check_machine
 from .lock import locked
 from .models import DENSE, Model
 from .options import parse_compress, program
-from .results import add_lines
+from .results import Line, add_lines, write_tables
 from .settings import WAYS, Compression
 from .stages import (
     RunError,
@@ -56,7 +56,9 @@ def main() -> None:
         data.prepare(True)
         comparison = Comparison(experiment, data, options)
         comparison.go()
-        print("\n" + report(comparison.known(), comparison.folder))
+        text = tables(comparison.known())
+        write_tables(comparison.folder, text)
+        print("\n" + text)
 
 
 @dataclass(frozen=True)
@@ -369,39 +371,37 @@ class Comparison:
                 yield Row(model, seed, distilled, on, DISTILLED, updates, start)
                 yield Row(model, seed, data, whole, FROM_SCRATCH)
 
-    def lines(self) -> List[Dict[str, Any]]:
-        """List what is known of all rows that are done."""
-        experiment, training = self.experiment, self.experiment.training
-        key = digest(
+    @property
+    def key(self) -> str:
+        """What all calls have in common whose rows are in one table."""
+        experiment, devices = self.experiment, self.experiment.machine.devices
+        return digest(
             [
-                self.data.key, training.arch, experiment.extra, self.dense_updates,
+                self.data.key, experiment.training.arch, experiment.extra,
+                self.dense_updates,
                 stamps([experiment.checkpoint] if experiment.checkpoint else []),
-                vars(experiment.on),
-                vars(experiment.search), training_flags(experiment),
-                *[d for d in [experiment.machine.devices] if d > 1],
+                vars(experiment.on), vars(experiment.search),
+                training_flags(experiment), *([devices] if devices > 1 else []),
             ]
         )  # fmt: skip
-        return [
+
+    def record(self) -> None:
+        """Write ``results.jsonl``; lines of other rows and settings stay in it."""
+        lines = [
             {
                 **read_json(row.result),
                 "dense_updates": row.dense_updates,  # a given checkpoint's are told
-                "comparison": key,
+                "comparison": self.key,
             }
             for row in self.rows
             if row.result.is_file()
         ]
-
-    def known(self) -> List[Dict[str, Any]]:
-        """List the lines in ``results.jsonl``, those of these settings first."""
-        ours = self.lines()
-        keys = {line["comparison"] for line in ours}
-        lines = read([self.folder])
-        return [*ours, *(x for x in lines if x["comparison"] not in keys)]
-
-    def record(self) -> None:
-        """Write ``results.jsonl``; lines of other rows and settings stay in it."""
         key = ("comparison", "model", "way", "seed")
-        add_lines(self.folder / "results.jsonl", self.lines(), key)
+        add_lines(self.folder / "results.jsonl", lines, key)
+
+    def known(self) -> List[Line]:
+        """Read ``results.jsonl``, the lines of these settings first."""
+        return sorted(read([self.folder]), key=lambda x: x["comparison"] != self.key)
 
 
 def compress_options(model: Model, extra: Sequence[str]) -> Tuple[str, ...]:

@@ -63,9 +63,10 @@ def main() -> None:
         data.prepare(True)
         benchmark = Benchmark(experiment, data)
         benchmark.go()
-        lines = [*benchmark.known(), *benchmark.others()]
-        print("\n" + report(lines, benchmark.folder, experiment.views))
-        print(f"\nTables, figures and lines of results: {benchmark.folder}")
+        key, folder = benchmark.key, benchmark.folder
+        lines = sorted(read([folder]), key=lambda line: line["benchmark"] != key)
+        print("\n" + report(lines, folder, experiment.views))
+        print(f"\nTables, figures and lines of results: {folder}")
 
 
 @dataclass(frozen=True)
@@ -328,10 +329,6 @@ class Benchmark:
     def known(self) -> List[Dict[str, Any]]:
         """Read the lines of this benchmark, those of other calls among them."""
         return [x for x in read([self.folder]) if x["benchmark"] == self.key]
-
-    def others(self) -> List[Dict[str, Any]]:
-        """Read the lines of other benchmarks in the same folder."""
-        return [x for x in read([self.folder]) if x["benchmark"] != self.key]
 
     def record(self) -> None:
         """Add to ``results.jsonl``, in which what others have done stays."""

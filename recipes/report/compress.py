@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
 from ..driver.models import DENSE, Model
-from ..driver.results import Line, grouped, read_lines, write_tables
+from ..driver.results import Line, grouped, read_lines
 from ..driver.settings import WAYS
 from .tables import MARK, MARKED, data_text, difference, spread, tabulated
 
@@ -41,13 +41,6 @@ def read(paths: Sequence[Path]) -> List[Line]:
         return NEEDED
 
     return read_lines(paths, needed)
-
-
-def report(lines: Sequence[Line], folder: Path) -> str:
-    """Write ``tables.md`` into a folder. Returns its text."""
-    text = tables(lines)
-    write_tables(folder, text)
-    return text
 
 
 def tables(lines: Sequence[Line], heading: str = "#") -> str:
