@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 
 from fairseq_phm.checkpoint import read_checkpoint
-from recipes.driver import compress
+from recipes.driver import compress, compression_rows
 from recipes.driver import options as recipe_options
 from recipes.driver import run as driver_run
 from recipes.driver.compress import compress_options
@@ -286,4 +286,4 @@ def test_a_distilled_model_has_converged_when_its_training_loss_rests():
     curve = [[at, 9.0 - at / 100, 7.0 + at / 100] for at in range(100, 500, 100)]
     for way, rests in (("distilled", False), ("trained on", True)):
         row = SimpleNamespace(way=way)
-        assert converged(compress.Row.learned(row, curve)) is rests
+        assert converged(compression_rows.Row.learned(row, curve)) is rests
