@@ -89,6 +89,7 @@ def test_peers_compute_the_same():
         (["layer", "--json", "no/a.json"], "no/a.json: no folder /"),
         (["layer", "--device", "nothing"], "argument --device: nothing: "),
         (["layer", "--dtype", "nothing"], "argument --dtype: invalid dtype value"),
+        (["layer", "--dtype", "int32"], "argument --dtype: invalid dtype value"),
     ],
 )
 def test_bad_options_end_in_one_line(monkeypatch, capsys, arguments, message):

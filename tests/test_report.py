@@ -253,7 +253,7 @@ def test_the_same_lines_give_the_same_bytes(folder):
             for key, value in {
                 "seed": [1], "flags": 5, "bleu": None, "updates": "12", "size": 5,
                 "curve": [[1, 2]], "task": ["x"], "experiment": None, "languages": 0,
-                "published": [1], "training_seconds": None, "chrf": True,
+                "published": [1], "training_seconds": None, "chrf": True, "data": "x",
             }.items()
         ),
         (json.dumps({**RUNS[0], "flags": "'"}), "all.jsonl:10: No closing quotation"),

@@ -110,8 +110,9 @@ def device(text: str) -> str:
 
 
 def dtype(text: str) -> str:
-    """Check that torch has numbers of this name."""
-    if not isinstance(getattr(torch, text, None), torch.dtype):
+    """Check that torch has floating-point numbers of this name."""
+    found = getattr(torch, text, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(text)
     return text
 

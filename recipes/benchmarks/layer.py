@@ -32,7 +32,7 @@ def layer(options: argparse.Namespace) -> List[Row]:
                     times[name] = [second / len(made[name]) for second in seconds]
                 size = "x".join(map(str, sizes))
                 about = {"benchmark": "layer", "in x out": size, "tokens": tokens}
-                result += rows(times, "dense", **about, mode=mode)
+                result += rows(times, **about, mode=mode)
     return result
 
 
@@ -97,7 +97,7 @@ def paths(options: argparse.Namespace) -> List[Row]:
             calls = {name: partial(way, x) for name, way in ways.items()}
             with torch.no_grad():
                 times = interleave(calls, options)
-            result += rows(times, "dense", **about, tokens=tokens)
+            result += rows(times, **about, tokens=tokens)
     return result
 
 

@@ -29,6 +29,4 @@ def lstm(options: argparse.Namespace) -> List[Row]:
     calls = {name: lambda layer=layer: step(layer) for name, layer in layers.items()}
     about = {"benchmark": "LSTM", "in x out": f"{WIDTH}x{WIDTH}"}
     times = interleave(calls, options)
-    return rows(
-        times, "dense", **about, tokens=LENGTH * BATCH, mode="forward + backward"
-    )
+    return rows(times, **about, tokens=LENGTH * BATCH, mode="forward + backward")

@@ -58,9 +58,7 @@ def training(options: argparse.Namespace) -> List[Row]:
     }
     tokens = sample["ntokens"]
     about = {"benchmark": "training", "in x out": TRANSFORMER, "tokens": tokens}
-    return rows(
-        interleave(calls, options), "dense", **about, mode="step with Adam, clipping"
-    )
+    return rows(interleave(calls, options), **about, mode="step with Adam, clipping")
 
 
 def overhead(options: argparse.Namespace) -> List[Row]:
@@ -91,7 +89,7 @@ def overhead(options: argparse.Namespace) -> List[Row]:
         times = interleave(calls, options)
     finally:
         batched_weights.DEVICES = before
-    return rows(times, "dense", **about, tokens=sample["ntokens"], mode="10 steps")
+    return rows(times, **about, tokens=sample["ntokens"], mode="10 steps")
 
 
 def decoding(options: argparse.Namespace) -> List[Row]:
@@ -108,7 +106,7 @@ def decoding(options: argparse.Namespace) -> List[Row]:
             calls = {n: _search(m, batch, task) for n, m in models.items()}
             about = {"benchmark": "decoding", "in x out": size, "tokens": sentences}
             times = interleave(calls, options)
-            result += rows(times, "dense", **about, mode=f"sentences, beam {BEAM}")
+            result += rows(times, **about, mode=f"sentences, beam {BEAM}")
     return result
 
 

@@ -39,11 +39,11 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def rows(times: Dict[str, List[float]], reference: str, **about: Any) -> List[Row]:
-    """Make a row per call: median milliseconds, and time over ``reference``."""
+def rows(times: Dict[str, List[float]], **about: Any) -> List[Row]:
+    """Make a row per call: median milliseconds, and time over that of ``dense``."""
     result = []
     for name, seconds in times.items():
-        ratios = [mine / other for mine, other in zip(seconds, times[reference])]
+        ratios = [mine / other for mine, other in zip(seconds, times["dense"])]
         several = len(ratios) > 1
         low, middle, high = statistics.quantiles(ratios, n=4) if several else ratios * 3
         milliseconds = 1e3 * statistics.median(seconds)

@@ -37,7 +37,7 @@ _TYPES: Dict[str, Tuple[Any, str]] = {
     "a number or null": ((int, float, type(None)), "energy lr"),
     "true or false": (bool, "converged diverged"),
     "a list": (list, "curve languages part_of published"),
-    "an object": (dict, "accuracy_by rows_by search training"),
+    "an object": (dict, "accuracy_by data rows_by search training"),
 }
 KINDS = {
     key: (kind, one) for one, (kind, keys) in _TYPES.items() for key in keys.split()

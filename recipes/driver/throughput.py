@@ -12,7 +12,7 @@ import torch
 from ..benchmarks.timing import Row, interleave, rows
 from .fairseq_process import quiet
 from .hardware import threads_of_a_job
-from .models import DENSE, Model
+from .models import Model
 from .translation import LONGEST, TranslationRun
 
 BATCHES = 3
@@ -107,7 +107,7 @@ def _in_turn(
             made = {str(run.model): make(run) for run in runs}
             calls = {name: call for name, (call, _) in made.items()}
             clock = argparse.Namespace(rounds=rounds, device=_device(runs[0]))
-            found = rows(interleave(calls, clock), str(DENSE))
+            found = rows(interleave(calls, clock))
     finally:
         torch.set_num_threads(threads)
     return {Model.parse(row["what"]): (row, made[row["what"]][1]) for row in found}

@@ -390,14 +390,13 @@ def _length(table: Table, unit: str) -> str:
 
 
 def _caption_of_perplexity(table: Table) -> str:
-    settings, data = table.settings, table.settings["data"]
-    counts = ", ".join(f"{k} {v:,}" for k, v in data.items() if isinstance(v, int))
+    settings = table.settings
     return (
         f"Size {settings['size']}; {_length(table, 'updates')}; blocks of "
-        f"{settings['tokens_per_sample']} subwords. Data: lines {counts} (hash "
-        f"{data.get('hash')}). Perplexity of the test set, ends of lines counted; mean "
-        "± standard deviation over the seeds; parameters without embeddings; seconds "
-        f"of a training, validation included, on {_hardware(table)}."
+        f"{settings['tokens_per_sample']} subwords. Data: {data_text(settings)}. "
+        "Perplexity of the test set, ends of lines counted; mean ± standard deviation "
+        "over the seeds; parameters without embeddings; seconds of a training, "
+        f"validation included, on {_hardware(table)}."
     )
 
 

@@ -108,19 +108,19 @@ def lengths(runs: Sequence[Run]) -> str:
     return f"{statistics.mean(found):.2f}" if found else ""
 
 
-def data_text(settings: Dict[str, Any]) -> str:
-    """Say languages and numbers of sentence pairs, or of rows, in words.
+def data_text(run: Run) -> str:
+    """Say languages and numbers of sentence pairs, rows or lines, in words.
 
     Args:
-        settings: with ``languages``, of pairs, and ``data``, of a run.
+        run: with ``data``, and with ``languages`` if these are of pairs.
+
+    >>> data_text({"data": {"train": 1000, "hash": "abc"}, "languages": ["de", "en"]})
+    'de to en, sentence pairs train 1,000 (hash abc)'
     """
-    languages = " to ".join(settings.get("languages", []))
-    kind = ", sentence pairs" if languages else "rows"
-    data = settings["data"]
-    if not isinstance(data, dict):
-        return f"{languages} {data}".strip()
-    counts = [
-        f"{key} {value:,}" for key, value in data.items() if isinstance(value, int)
-    ]
-    counted = f"{languages}{kind} {', '.join(counts)}"
-    return counted + (f" (hash {data['hash']})" if "hash" in data else "")
+    kind = "lines" if "tokens_per_sample" in run else "rows"
+    if run.get("languages"):
+        kind = f"{' to '.join(run['languages'])}, sentence pairs"
+    data = run["data"]
+    counts = [f"{key} {n:,}" for key, n in data.items() if isinstance(n, int)]
+    known = f" (hash {data['hash']})" if "hash" in data else ""
+    return f"{kind} {', '.join(counts)}{known}"
