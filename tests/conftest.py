@@ -150,6 +150,49 @@ def assert_same_hypotheses(models, task):
             torch.testing.assert_close(one["score"], other["score"], atol=1e-4, rtol=0)
 
 
+def write_pairs(folder, sizes):
+    """Text of random words in xx, and the same backwards in yy."""
+    folder.mkdir(exist_ok=True)
+    rng = random.Random(3)
+    for split, size in sizes.items():
+        rows = [rng.choices("abcdefghij", k=rng.randint(2, 8)) for _ in range(size)]
+        for language, words in (("xx", rows), ("yy", [row[::-1] for row in rows])):
+            text = "".join(" ".join(row) + "\n" for row in words)
+            (folder / f"{split}.{language}").write_text(text)
+
+
+def cells(text):
+    """The rows of tables in Markdown, as lists of cells."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def table(text, words=1):
+    """A table in Markdown: first cell, or tuple of so many -> header -> cell."""
+    head, _, *rows = cells(text)
+    found = {tuple(row[:words]): dict(zip(head, row)) for row in rows}
+    return found if words > 1 else {key: row for (key,), row in found.items()}
+
+
+@pytest.fixture(scope="session")
+def handed(tmp_path_factory):
+    """A function: the module that a script runs, and its arguments."""
+    python = tmp_path_factory.mktemp("bin") / "python"
+    python.write_text(
+        '#!/bin/sh\n[ "$2" = recipes.driver.options ] && exit\n'
+        "shift\nprintf '%s\\0' \"$@\"\n"
+    )
+    python.chmod(0o755)
+
+    def call(script, *arguments):
+        command = [ROOT / "recipes" / script, *map(str, arguments)]
+        environment = {**os.environ, "RECIPE_PYTHON": str(python)}
+        said = subprocess.check_output(command, env=environment, text=True)
+        return said.split("\0")[:-1]
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
     """Parallel text in all languages of the recipes: words, and the same backwards."""

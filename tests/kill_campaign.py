@@ -30,6 +30,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from conftest import write_pairs  # noqa: E402
+
 from recipes.driver.fairseq_process import trained_updates  # noqa: E402
 
 LINES = {"train": 1500, "valid": 40, "test": 40}
@@ -74,13 +76,8 @@ def main() -> None:
 
 def make_programs(folder: Path) -> Dict[str, Program]:
     """Write a corpus, and say what runs on it."""
-    raw, rng = folder / "raw", random.Random(1)
-    raw.mkdir()
-    for split, count in LINES.items():
-        rows = [rng.choices("abcdefghij", k=rng.randint(2, 8)) for _ in range(count)]
-        for language, words in (("xx", rows), ("yy", [row[::-1] for row in rows])):
-            text = "".join(" ".join(row) + "\n" for row in words)
-            (raw / f"{split}.{language}").write_text(text)
+    raw = folder / "raw"
+    write_pairs(raw, LINES)
     prepare = ["-m", "data_prep", "--raw", raw, *PAIR, "--vocab-size", 30, "--out"]
     data = folder / "prepared"
     subprocess.run([sys.executable, *map(str, [*prepare, data])], check=True, cwd=ROOT,

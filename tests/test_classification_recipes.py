@@ -2,7 +2,7 @@
 
 import json
 import random
-import subprocess
+import shutil
 import sys
 
 import pytest
@@ -10,6 +10,7 @@ from conftest import ROOT
 from forked import python
 
 from recipes.driver import classification
+from recipes.driver.options import parse_classification
 
 pytestmark = pytest.mark.one_version
 
@@ -81,8 +82,12 @@ def test_trains_tests_and_reports(rows, tmp_path, in_process, monkeypatch, capsy
     assert again.count("using") == 4
     tables = [text[text.index("\nmodel") :] for text in (again, first)]
     assert tables[0] == tables[1]
-    (rows / "test.tsv").touch()
-    assert "using" not in recipe("--models", "2", "--seeds", "1")
+    other = shutil.copytree(rows, tmp_path / "other")
+    one = ["--models", "2", "--seeds", "1", "--data", other]
+    assert "score: using" in recipe(*one)
+    with (other / "test.tsv").open("a") as file:
+        file.write("a b\tfew\t0\n")
+    assert "using" not in recipe(*one)
 
 
 def test_flags_of_its_own(rows, tmp_path, in_process, monkeypatch):
@@ -141,22 +146,16 @@ def test_a_fault_in_the_data_is_one_line(rows, tmp_path):
     assert "dev.tsv:21: unknown label 'several', expected few or many" in last
 
 
-@pytest.mark.parametrize("name", ["nli_scitail", "sva"])
-def test_the_scripts_check_their_options_first(name, tmp_path):
-    def script(*arguments):
-        return subprocess.run(
-            [ROOT / "recipes" / f"{name}.sh", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-        )
-
-    assert script("--help").stdout.startswith(f"usage: {name}.sh [")
-    for arguments, message in [
-        (("--data", tmp_path / "none"), "none: no such folder"),
-        (("--data", tmp_path, "--models", "x"), "dense, quaternion or a whole number"),
-        (("--data", tmp_path, "--epochs", 0), "--epochs must be at least 1"),
-        (("--data", tmp_path, "--vectors", tmp_path), "0 .txt files there"),
-    ]:
-        done = script(*arguments)
-        assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
-        assert done.stderr.splitlines()[-1].startswith(f"{name}.sh: error: ")
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--data", "none"], "--data none: no such folder"),
+        (["--data", ".", "--epochs", "0"], "--epochs must be at least 1"),
+        (["--data", ".", "--vectors", "recipes"], "recipes: 0 .txt files there"),
+    ],
+)
+def test_bad_options_end_in_one_line(arguments, message, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        parse_classification(["scitail", *arguments])
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import table
 
 from fairseq_phm.checkpoint import read_checkpoint
 from recipes.driver import compress, compression_rows
@@ -43,13 +42,6 @@ def recipe(texts, tmp_path, in_process, monkeypatch):
         return {(line["model"], line["way"]): line for line in lines}
 
     return call
-
-
-def cells(text):
-    """Cells of a table, by its first two columns."""
-    rows = [row for row in text.splitlines() if row.startswith("|")]
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    return {tuple(row[:2]): dict(zip(rows[0], row)) for row in rows[2:]}
 
 
 def test_interrupted_recipe_goes_on(recipe, tmp_path, monkeypatch, capsys):
@@ -96,7 +88,7 @@ def test_interrupted_recipe_goes_on(recipe, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     text = (folder / "tables.md").read_text()
     assert text.strip() in printed
-    found = cells(text)
+    found = table(text, 2)
     assert list(found) == [
         ("dense", ""),
         ("dense", "trained on"),
@@ -113,7 +105,7 @@ def test_interrupted_recipe_goes_on(recipe, tmp_path, monkeypatch, capsys):
     recipe("--models", "2", "--rows", "from-scratch")
     assert trained[6:] == [("PHM n=2, from scratch", 9)]
     assert len((folder / "results.jsonl").read_text().splitlines()) == 7
-    joined = cells((folder / "tables.md").read_text())
+    joined = table((folder / "tables.md").read_text(), 2)
     assert set(joined) == {*found, ("PHM n=2", "from scratch")}
 
 
@@ -205,14 +197,14 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     text = (tmp_path / "RESULTS.md").read_text()
     assert "\n## Compression to PHM n=4: Xx, size demo\n" in text
     assert "2 seeds. Data: xx to yy, sentence pairs train 10." in text
-    assert cells(text)["PHM n=4", "trained on"] == {
+    assert table(text, 2)["PHM n=4", "trained on"] == {
         "model": "PHM n=4", "made": "trained on", "parameters": "225,000",
         "energy": "31.0%", "updates, dense": "1,200", "then": "300",
         "validation loss": "4.700 ± 0.141 †", "to dense": "+0.300",
         "BLEU": "20.50 ± 0.71", "BLEU to dense": "-2.50",
     }  # fmt: skip
     trained = compress_report.tables([{**dense, "lr": 1e-3}, *lines[1:]])
-    assert cells(trained)["PHM n=4", "trained on"]["to dense"] == "+0.200"  # seed 1
+    assert table(trained, 2)["PHM n=4", "trained on"]["to dense"] == "+0.200"  # seed 1
     del lines[1]["energy"]
     (folder / "xx.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     with pytest.raises(SystemExit, match="xx.jsonl:2: the result has no 'energy'"):
@@ -246,11 +238,9 @@ def test_options_of_compression():
         (["--models", "4-wide"], "--models 4-wide: PHM or quaternion of the dense"),
         (["--checkpoint", "none.pt"], "--checkpoint none.pt: no such file"),
         (["--checkpoint", "a:b.pt"], "--checkpoint a:b.pt: fairseq splits paths at :"),
-        (["--updates-on", "0"], "--updates-on must be at least 1"),
         (["--lr-on", "0"], "--lr-on 0: a learning rate is positive"),
         (["--rows", "distilled"], "invalid choice: 'distilled'"),
         (["--nodes", "2", "--master", "a"], "--nodes: the benchmark runs on one"),
-        (["--raw", "."], "your own files need --src and --tgt"),
     ],
 )
 def test_bad_options_end_in_one_line(arguments, message, capsys):
@@ -269,16 +259,6 @@ def test_defaults():
     assert options.ways == ("dense", "compressed", "trained on", "from scratch")
     options = recipe_options.parse_compress(["--distill", "--rows", "trained-on"])
     assert options.ways == ("trained on", "distilled")
-
-
-def test_script():
-    """The real script, up to its help."""
-    done = subprocess.run(
-        [ROOT / "recipes/compress.sh", "--help"],
-        env={"RECIPE_PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0 and "--updates-on UPDATES" in done.stdout
 
 
 def test_a_distilled_model_has_converged_when_its_training_loss_rests():

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, write_pairs
 from filelock import FileLock
 from forked import python
 
@@ -26,22 +27,10 @@ from data_prep.workspace import Workspace
 
 pytestmark = pytest.mark.one_version
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 SIZES = {"train": 60, "valid": 9, "test": 11}
 LABELS = ("entails", "neutral")
 PAIR = ("--src", "xx", "--tgt", "yy", "--vocab-size", "40")
-
-
-def write_pairs(folder, sizes, seed=3, letters="abcdefghij"):
-    """Text of random words whose translation is the reversed sentence."""
-    folder.mkdir(exist_ok=True)
-    rng = random.Random(seed)
-    for split, size in sizes.items():
-        rows = [rng.choices(letters, k=rng.randint(2, 8)) for _ in range(size)]
-        for language, words in (("xx", rows), ("yy", [row[::-1] for row in rows])):
-            text = "".join(" ".join(row) + "\n" for row in words)
-            (folder / f"{split}.{language}").write_text(text)
 
 
 def write_table(folder, sizes):

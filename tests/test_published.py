@@ -1,6 +1,5 @@
 """The published experiments: what the declarations say and the recipes make of it."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -41,36 +40,21 @@ CLASSIFICATION = {  # script: name, architecture, n, epochs, flags, score of den
 }
 
 
-@pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    """What a script hands to its module."""
-    python = tmp_path_factory.mktemp("bin") / "python"
-    python.write_text(
-        '#!/bin/sh\n[ "$2" = recipes.driver.options ] && exit\n'
-        "shift 2\nprintf '%s\\0' \"$@\"\n"
-    )
-    python.chmod(0o755)
-
-    def call(script, *arguments):
-        command = [ROOT / "recipes" / f"{script}.sh", *arguments]
-        environment = {**os.environ, "RECIPE_PYTHON": str(python)}
-        return subprocess.check_output(command, env=environment, text=True).split("\0")[
-            :-1
-        ]
-
-    return call
+OTHERS = "quickstart quality speed translate language_model compress".split()
 
 
 def test_all_scripts_are_here():
     scripts = {path.stem for path in (ROOT / "recipes").glob("*.sh")}
-    others = "quickstart quality speed translate language_model compress".split()
-    assert scripts == {*TRANSLATION, *CLASSIFICATION, *others}
+    assert scripts == {*TRANSLATION, *CLASSIFICATION, *OTHERS}
 
 
 @pytest.mark.parametrize("script", TRANSLATION)
-def test_translation(script, words):
+def test_translation(script, handed):
+    def words(*arguments):
+        return handed(f"{script}.sh", *arguments)[1:]
+
     name, updates, warmup, layers, dense, sixteen = TRANSLATION[script]
-    found = parse_translation(words(script, "--size", "paper"))
+    found = parse_translation(words("--size", "paper"))
     assert (found.name, found.seeds) == (name, (1,))
     training = found.training
     assert (training.updates, training.save_interval) == (updates, updates // 50)
@@ -87,22 +71,25 @@ def test_translation(script, words):
     assert found.published["dense"] == ("" if style else "44M", dense)
     assert found.published["16"][1] == sixteen
     assert {str(model) for model in found.models} <= set(found.published)
-    wide = parse_translation(words(script, "--size", "paper", "--wide"))
+    wide = parse_translation(words("--size", "paper", "--wide"))
     assert str(wide.models[-1]) == "16-wide" and wide.folder == found.folder
-    given = words(script, "--size", "paper", "--models", "4", "--updates", "9")
+    given = words("--size", "paper", "--models", "4", "--updates", "9")
     found = parse_translation([*given, "--layers", "2", "--", "--clip-norm", "3"])
     assert (list(map(str, found.models)), found.training.updates) == (["4"], 9)
     assert found.training.layers == 2 and found.extra == ("--clip-norm", "3")
-    small = parse_translation(words(script))
+    small = parse_translation(words())
     assert list(map(str, small.models)) == ["dense", "4"]
     assert (small.name, small.training.updates) == (name, 10_000)
     assert small.training.layers == 0
 
 
 @pytest.mark.parametrize("script", CLASSIFICATION)
-def test_classification(script, words):
+def test_classification(script, handed):
+    def words(*arguments):
+        return handed(f"{script}.sh", *arguments)[1:]
+
     name, arch, n, epochs, flags, dense = CLASSIFICATION[script]
-    found = parse_classification(words(script))
+    found = parse_classification(words())
     assert (found.name, found.arch) == (name, f"{arch}_classifier")
     assert (found.epochs, found.seeds) == (epochs, (1, 2, 3))
     assert " ".join(map(str, found.models)) == f"dense quaternion {n}"
@@ -112,7 +99,7 @@ def test_classification(script, words):
     columns = declared_flags(declaration.load(found.source.data_set))
     place = "2" if name == "SVA" else "3"
     assert columns[columns.index("--label-column") + 1] == place
-    tiny = parse_classification(words(script, "--size", "tiny"))
+    tiny = parse_classification(words("--size", "tiny"))
     assert (tiny.epochs, tiny.seeds, tiny.flags) == (1, (1,), flags)
 
 
@@ -151,7 +138,7 @@ def test_faulty_declarations_are_one_line(text, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("script", ["translate", "wmt18_en_et", "sva", "quality"])
+@pytest.mark.parametrize("script", [*OTHERS, "wmt18_en_et", "sva"])
 def test_messages_begin_with_the_script(script):
     def call(*arguments):
         return subprocess.run(

@@ -1,11 +1,11 @@
 """The quality benchmark: choices, tables and figures of made-up runs, a tiny whole."""
 
 import json
-import math
 import sys
 from dataclasses import replace
 
 import pytest
+from conftest import table
 
 from data_prep import DataError
 from recipes.driver import options as recipe_options
@@ -13,7 +13,7 @@ from recipes.driver import quality, translation
 from recipes.driver import run as driver_run
 from recipes.driver.lock import locked
 from recipes.driver.models import Model
-from recipes.driver.quality import best_rate, converged, updates_of_equal_time
+from recipes.driver.quality import best_rate, updates_of_equal_time
 from recipes.report import __main__ as results_report
 from recipes.report.quality import (
     Runs,
@@ -59,9 +59,7 @@ def benchmark():
 
 def rows(text, view):
     """Cells of a view's table, by model and header."""
-    part = text[text.index(f"## {view}") :].split("\n\n")[1]
-    cells = [[c.strip() for c in row.strip("|").split("|")] for row in part.split("\n")]
-    return {row[0]: dict(zip(cells[0], row)) for row in cells[2:]}
+    return table(text[text.index(f"## {view}") :].split("\n\n")[1])
 
 
 def test_tables():
@@ -360,37 +358,12 @@ def test_updates_of_equal_time():
 
 
 @pytest.mark.parametrize(
-    "losses,expected",
-    [
-        ([9, 8, 7, 6, 5, 4, 3, 2.5, 2.2, 2.1], False),
-        ([9, 8, 7, 6, 5, 4, 3, 2.101, 2.1, 2.1], True),
-        ([9, 8, 7, 6, 5, 4, 2.0, 2.5, 2.2, 2.1], True),  # lowest before, overfits now
-        ([9, 8, 7, 6, 5, 4, 3, 2.11, 2.1, 2.1], True),  # 0.01 bits: 0.007 nats
-        ([9, 8, 7, 6, 5, 4, 3, 2.12, 2.1, 2.1], False),
-        ([9, 8, 7, 6, 5, 4, 3, 2.1, 2.1, math.nan], False),
-        ([3], False),
-    ],
-)
-def test_converged(losses, expected):
-    curve = [[10 * at, None, loss] for at, loss in enumerate(losses, start=1)]
-    assert converged(curve) is expected
-
-
-def test_convergence_between_validations():
-    assert converged([[75, None, 5.0], [90, None, 4.985], [100, None, 4.985]])
-    assert not converged([[75, None, 5.0], [90, None, 4.97], [100, None, 4.97]])
-
-
-@pytest.mark.parametrize(
     "arguments,message",
     [
         (["--models", "4"], "--models needs dense, which the others are compared with"),
-        (["--models", "dense", "4r20"], "--models 4r20: the rank R"),
         (["--lrs", "0.1", "0"], "--lrs 0: a learning rate is positive"),
         (["--views", "speed"], "invalid choice: 'speed'"),
         (["--nodes", "2", "--master", "a"], "--nodes: the benchmark runs on one"),
-        (["--raw", "."], "your own files need --src and --tgt"),
-        (["--validations", "0"], "--validations must be at least 1"),
         (["--extend", "-1"], "--extend must be at least 0"),
         (["--gpus", "2"], "--gpus: throughput is measured on one; --views updates"),
         (["--report", "a", "--out", "b"], "--out has no effect: --report and --views"),

@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, cells
 
 from data_prep import DataError
 from recipes.driver.settings import slug
@@ -45,12 +45,6 @@ RUNS = [
     translation("dense", 1, 14.0, **PUBLISHED),  # the same run again: this one counts
     translation("quaternion", 1, 8.0),
 ]
-
-
-def cells(text):
-    """The rows of the first table in Markdown, as lists of cells."""
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
 def test_table_of_translations():

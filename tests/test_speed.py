@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from conftest import table
 
 from data_prep import DataError, declaration
 from recipes.driver import options as recipe_options
@@ -12,12 +13,6 @@ from recipes.report import __main__ as results_report
 from recipes.report import speed as speed_report
 
 pytestmark = pytest.mark.one_version
-
-
-def cells(text):
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    return {row[0]: dict(zip(rows[0], row)) for row in rows[2:]}
 
 
 def line(model, parameters, training, search, published=()):
@@ -58,7 +53,7 @@ def test_all_models_are_measured(texts, tmp_path, in_process, monkeypatch, capsy
     monkeypatch.setattr(throughput, "_in_turn", keep)
     monkeypatch.setattr(sys, "argv", ["speed", *map(str, arguments)])
     speed.main()
-    assert list(cells(capsys.readouterr().out)) == ["dense", "PHM n=4, R=4"]
+    assert list(table(capsys.readouterr().out)) == ["dense", "PHM n=4, R=4"]
     lines = speed_report.read([tmp_path / "speed-en-de"])
     assert [line["model"] for line in lines] == ["4r4", "dense"]
     rank, dense = lines
@@ -89,7 +84,7 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     results_report.main()
     text = (tmp_path / "RESULTS.md").read_text()
     assert "\n## Speed: De-En, size paper\n" in text and "256 sentences" in text
-    found = cells(text)
+    found = table(text)
     assert list(found) == ["dense", "PHM n=4", "PHM n=8, R=8"]
     assert found["PHM n=4"] == {
         "model": "PHM n=4", "parameters": "11,055,168", "training, s": "110",
@@ -122,7 +117,6 @@ def test_the_papers_times_are_declared(tmp_path):
     "arguments, message",
     [
         (["--models", "4"], "--models needs dense, which the others are compared with"),
-        (["--sentences", "0"], "--sentences must be at least 1"),
         (["--gpus", "2"], "--gpus: the benchmark measures one"),
         (["--seeds", "1"], "unrecognized arguments: --seeds"),
         (["--raw", "."], "your own files need --src and --tgt"),

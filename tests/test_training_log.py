@@ -1,11 +1,12 @@
 """What is read from the log of fairseq-train."""
 
 import json
+import math
 from argparse import Namespace
 
 import pytest
 
-from recipes.driver.training_log import read_training
+from recipes.driver.training_log import converged, read_training
 
 
 def line(seconds, text):
@@ -77,3 +78,25 @@ def test_a_resumed_training_goes_on_counting_its_patience(
     }[updates]  # fmt: skip
     saving.patience = 0
     assert not torchrun.patience_is_over(config)
+
+
+@pytest.mark.parametrize(
+    "losses,expected",
+    [
+        ([9, 8, 7, 6, 5, 4, 3, 2.5, 2.2, 2.1], False),
+        ([9, 8, 7, 6, 5, 4, 3, 2.101, 2.1, 2.1], True),
+        ([9, 8, 7, 6, 5, 4, 2.0, 2.5, 2.2, 2.1], True),  # lowest before, overfits now
+        ([9, 8, 7, 6, 5, 4, 3, 2.11, 2.1, 2.1], True),  # 0.01 bits: 0.007 nats
+        ([9, 8, 7, 6, 5, 4, 3, 2.12, 2.1, 2.1], False),
+        ([9, 8, 7, 6, 5, 4, 3, 2.1, 2.1, math.nan], False),
+        ([3], False),
+    ],
+)
+def test_converged(losses, expected):
+    curve = [[10 * at, None, loss] for at, loss in enumerate(losses, start=1)]
+    assert converged(curve) is expected
+
+
+def test_convergence_between_validations():
+    assert converged([[75, None, 5.0], [90, None, 4.985], [100, None, 4.985]])
+    assert not converged([[75, None, 5.0], [90, None, 4.97], [100, None, 4.97]])
