@@ -17,6 +17,7 @@ else:
 FOLDER = Path(__file__).parent / "datasets"
 KINDS = ("parallel", "text", "table")
 FORMATS = ("lines", "wit3", "table", "agreement")
+NOT_NEGATIVE = ("subwords", "subword_sentences", "max_characters", "max_ratio", "lines")
 
 Declared = TypeVar("Declared")
 
@@ -221,6 +222,9 @@ def _broken_rules(data_set: DataSet) -> Iterator[str]:
         if [isinstance(one, (int, float)) for one in _pair(figures)] != [True, True]:
             seconds = "seconds of training and of translation, as [7.61, 336]"
             yield f"speed {model!r} must be {seconds}"
+    for name in NOT_NEGATIVE:
+        if getattr(data_set, name) < 0:
+            yield f"{name} must be at least 0"
     if paper.groups and paper.groups not in columns:
         yield f"groups {paper.groups!r} must be one of the columns"
 

@@ -442,6 +442,7 @@ def test_bad_options_and_declarations(raw, tmp_path):
         ('title = "x"\nkind = "table"', "the columns of a table need a label"),
         (DECLARED + 'hold_out = ["validation"]', "hold_out must be of valid and test"),
         (DECLARED + 'hold_out = ["valid"]', "hold_out_every must be above 1"),
+        (DECLARED + "lines = -5", "lines must be at least 0"),
         ('title = "x"\nkind = "table"\nlang = "x"', "unknown key 'lang'"),
         ('title = "x"\nkind = 3', "kind = 3 is not of type str"),
         ('title = "x"', "missing 1 required positional argument: 'kind'"),

@@ -59,7 +59,8 @@ def test_a_resumed_training_goes_on_counting_its_patience(
     lines = ["$ fairseq-train"]
     for at, accuracy in [(10, 70.0), (20, 75.0), (30, 74.0), (30, 74.0), (40, 75.0)]:
         lines.append(entry(at, "valid", at, 1.0, accuracy=accuracy))
-    (tmp_path / "train.log").write_text("\n".join([*lines, ""]))
+    torn = b"\xc3\n"  # within a letter, as by a kill
+    (tmp_path / "train.log").write_bytes("\n".join([*lines, ""]).encode() + torn)
     saving = Namespace(
         patience=2, save_dir=str(tmp_path), best_checkpoint_metric="accuracy",
         maximize_best_checkpoint_metric=True,
@@ -100,3 +101,4 @@ def test_converged(losses, expected):
 def test_convergence_between_validations():
     assert converged([[75, None, 5.0], [90, None, 4.985], [100, None, 4.985]])
     assert not converged([[75, None, 5.0], [90, None, 4.97], [100, None, 4.97]])
+    assert converged([[80, None, 5.0], [80, None, 5.0], [100, None, 4.995]])

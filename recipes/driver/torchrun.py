@@ -51,10 +51,10 @@ def patience_is_over(config: Any) -> bool:
     if saving.patience <= 0 or not log.is_file():
         return False
     updates = trained_updates(log.parent)
-    entries = (log_entry(line) for line in log.read_text("utf-8").splitlines())
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     found = {
         int(values["num_updates"]): float(values[saving.best_checkpoint_metric])
-        for kind, values in filter(None, entries)
+        for kind, values in filter(None, map(log_entry, lines))
         if kind == "valid" and int(values["num_updates"]) <= updates
     }
     return any([should_stop_early(config, found[at]) for at in sorted(found)])

@@ -90,7 +90,7 @@ def converged(curve: Sequence[Sequence[Any]]) -> bool:
     start = (1 - LAST) * points[-1][0]
     before = [loss for updates, loss in points if updates <= start]
     for (x, first), (following, second) in zip(points, points[1:]):
-        if x <= start <= following:
+        if x < start < following:
             before.append(first + (second - first) * (start - x) / (following - x))
     if not before or not all(math.isfinite(loss) for _, loss in points):
         return False
