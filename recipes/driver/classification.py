@@ -80,7 +80,7 @@ class ClassificationRun(Run):
     def settings(self) -> List[Any]:
         """What the folder is named after."""
         experiment = self.experiment
-        vectors = stamps([experiment.vectors] if experiment.vectors else [])
+        vectors = stamps(experiment.vectors)
         devices = experiment.machine.devices
         return [self.data.key, vectors, experiment.epochs, devices, self.flags]
 

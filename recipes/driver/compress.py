@@ -143,8 +143,7 @@ class Comparison:
         return digest(
             [
                 self.data.key, experiment.training.arch, experiment.extra,
-                self.dense_updates,
-                stamps([experiment.checkpoint] if experiment.checkpoint else []),
+                self.dense_updates, stamps(experiment.checkpoint),
                 vars(experiment.on), vars(experiment.search),
                 training_flags(experiment), *([devices] if devices > 1 else []),
             ]

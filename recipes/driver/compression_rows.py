@@ -149,7 +149,7 @@ class Given(Scored):
     @property
     def settings(self) -> List[Any]:
         """What the folder is named after."""
-        return [self.data.key, stamps([self.checkpoint])]
+        return [self.data.key, stamps(self.checkpoint)]
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,7 @@ import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-from typing import (
-    Any,
-    Callable,
-    Iterable,
-    List,
-    NamedTuple,
-    Sequence,
-    TypeVar,
-)
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, TypeVar
 
 from data_prep import DataError
 
@@ -103,10 +95,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
 
 
-def stamps(files: Iterable[Path]) -> List[Any]:
-    """List what changes when a file does, for :func:`digest`: path, size and time."""
-    found = [(file, file.stat()) for file in files]
-    return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found]
+def stamps(file: Optional[Path]) -> List[Any]:
+    """List what changes when a file does, if any: path, size and time."""
+    if not file:
+        return []
+    stat = file.stat()
+    return [(str(file), stat.st_size, stat.st_mtime_ns)]
 
 
 def read_json(file: Path) -> Any:
