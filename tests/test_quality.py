@@ -264,8 +264,6 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "spoiled,message",
     [
-        ("{", "results.jsonl:2: "),
-        ("[]", "results.jsonl:2: no result of a run"),
         ({"bleu": None}, "results.jsonl:2: the result has no 'bleu'"),
         ({"model": "x"}, "results.jsonl:2: 'model' x: dense, quaternion or"),
         ({"curve": []}, "results.jsonl:2: 'curve' is no list"),
@@ -274,13 +272,11 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
         ({"languages": [1, 2]}, "results.jsonl:2: 'languages' are no texts"),
     ],
 )
-def test_a_faulty_line_is_named(tmp_path, spoiled, message, monkeypatch):
+def test_a_faulty_line_is_named(tmp_path, spoiled, message):
     good = line("dense", 1, ["equal updates"])
-    if isinstance(spoiled, dict):
-        changed = {**good, **spoiled}
-        spoiled = json.dumps({k: v for k, v in changed.items() if v is not None})
+    bad = {k: v for k, v in {**good, **spoiled}.items() if v is not None}
     file = tmp_path / "results.jsonl"
-    file.write_text(f"{json.dumps(good)}\n{spoiled}\n")
+    file.write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
     with pytest.raises(DataError) as error:
         read([file])
     assert message in str(error.value) and "\n" not in str(error.value)

@@ -19,10 +19,10 @@ from typing import Any, Dict, Iterator, List, Tuple
 from data_prep import DataError, errors_in_one_line
 from data_prep.workspace import atomic_path
 
+from ..driver.results import Line
 from ..driver.settings import slug
 from . import compress, quality, speed, summary
 from .experiments import collect, picture, read, tables
-from .tables import Run
 
 RECIPES = Path(__file__).parents[1]
 FIGURES = "results/figures/"
@@ -58,7 +58,7 @@ def main() -> None:
             raise DataError(f"no results in {', '.join(map(str, given))}")
 
 
-def write_results(results: List[Run]) -> None:
+def write_results(results: List[Line]) -> None:
     """Write ``RESULTS.md`` and its figures; other figures go.
 
     Args:
@@ -92,7 +92,7 @@ def write_results(results: List[Run]) -> None:
 
 
 def _summary(
-    comparisons: List[Any], results: List[Run], made: Dict[str, bytes]
+    comparisons: List[Any], results: List[Line], made: Dict[str, bytes]
 ) -> Iterator[str]:
     """Make the first section, and its picture; benchmarks come before other runs."""
     for table in collect(results):

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from ..driver.flags import values_of
 from ..driver.models import Model
-from ..driver.results import read_lines
+from ..driver.results import Line, read_lines
 from ..driver.settings import slug
 from ..driver.training_log import converged
 from .tables import (
@@ -21,7 +21,6 @@ from .tables import (
     MARK,
     MARKED,
     Row,
-    Run,
     data_text,
     lengths,
     one_for_each_model,
@@ -51,10 +50,10 @@ class Table:
     experiment: str
     name: str
     settings: Dict[str, Any]
-    rows: Dict[Row, List[Run]] = field(default_factory=dict)
+    rows: Dict[Row, List[Line]] = field(default_factory=dict)
 
     @property
-    def runs(self) -> List[Run]:
+    def runs(self) -> List[Line]:
         """All runs."""
         return [run for runs in self.rows.values() for run in runs]
 
@@ -73,20 +72,20 @@ class Table:
         return sorted(found, key=lambda mean: -counts[mean])
 
     @property
-    def compared(self) -> Dict[Model, List[Run]]:
+    def compared(self) -> Dict[Model, List[Line]]:
         """Of each model the row with the commonest mean and the fewest flags."""
         rows = one_for_each_model(r for r in self.rows if r.mean == self.means[0])
         return {row.model: self.rows[row] for row in rows}
 
 
-def read(file: Path) -> List[Run]:
+def read(file: Path) -> List[Line]:
     """Read the runs in a file of JSON lines.
 
     Raises:
         DataError: a line that is no run, or lacks something that tables have.
     """
 
-    def needed(result: Run) -> Sequence[str]:
+    def needed(result: Line) -> Sequence[str]:
         if {"benchmark", "comparison"} & set(result):
             raise ValueError(
                 "a run of a benchmark, which makes its own tables.md (quality.sh, also "
@@ -105,10 +104,10 @@ def read(file: Path) -> List[Run]:
     return read_lines([file], needed)
 
 
-def collect(results: List[Run]) -> List[Table]:
+def collect(results: List[Line]) -> List[Table]:
     """Group runs by experiment and settings; of equal runs the last one counts."""
     found: Dict[str, Table] = {}
-    seeds: Dict[Any, Run] = {}
+    seeds: Dict[Any, Line] = {}
     for result in results:
         settings = {key: result[key] for key in SETTINGS if key in result}
         model = Model.parse(result["model"])
@@ -137,7 +136,7 @@ def collect(results: List[Run]) -> List[Table]:
     return sorted(found.values(), key=lambda table: experiments.index(table.experiment))
 
 
-def _flags(run: Run, model: Model) -> Tuple[Dict[str, List[str]], str]:
+def _flags(run: Line, model: Model) -> Tuple[Dict[str, List[str]], str]:
     """Split the flags of a run into those of all models and further PHM's own.
 
     Those that :meth:`Model.flags` makes and the seed are in neither.
@@ -159,7 +158,7 @@ def _flags(run: Run, model: Model) -> Tuple[Dict[str, List[str]], str]:
 
 
 def tables(
-    results: List[Run],
+    results: List[Line],
     style: str = "simple",
     heading: str = "",
     figures: str = "",
@@ -211,33 +210,24 @@ def picture(table: Table) -> bytes:
     from .figures import Drawn, draw  # matplotlib is slow to import
 
     parameters, score, *words = DRAWN[table.task]
-    models = [
-        Drawn(
-            model,
-            runs[0][parameters],
-            [run[score] for run in runs],
-            [
-                [(at, loss) for at, _, loss in run["curve"]]
-                for run in runs
-                if run.get("curve")
-            ],
-            (_number(_published(runs)[0]), _published(runs)[1])
-            if all(_published(runs))
-            else None,
-        )
-        for model, runs in table.compared.items()
-    ]
+    models = []
+    for model, runs in table.compared.items():
+        curves = [[(at, loss) for at, _, loss in run.get("curve", [])] for run in runs]
+        size, paper = _published(runs)
+        theirs = (_number(size), paper) if size and paper else None
+        scores = [run[score] for run in runs]
+        models.append(Drawn(model, runs[0][parameters], scores, curves, theirs))
     title = _title(table)
     if len(table.means) > 1:
         title += f", mean of {table.means[0]}"
     return draw(models, title, *words)
 
 
-def _task(result: Run) -> str:
+def _task(result: Line) -> str:
     return result.get("task", "classification")
 
 
-def _published(runs: List[Run]) -> Tuple[str, Any]:
+def _published(runs: List[Line]) -> Tuple[str, Any]:
     size, score = runs[0].get("published") or ("", None)
     return size, score
 
@@ -247,20 +237,20 @@ def _number(text: str) -> float:
     return float(text.rstrip("KM")) * {"K": 1e3, "M": 1e6}.get(text[-1], 1)
 
 
-def _each(key: str) -> Callable[[List[Run]], str]:
+def _each(key: str) -> Callable[[List[Line]], str]:
     return lambda runs: spread([run[key] for run in runs])
 
 
-def _seconds(key: str) -> Callable[[List[Run]], str]:
+def _seconds(key: str) -> Callable[[List[Line]], str]:
     return lambda runs: f"{statistics.mean(run[key] for run in runs):,.0f}"
 
 
-def _paper_score(runs: List[Run]) -> str:
+def _paper_score(runs: List[Line]) -> str:
     score = _published(runs)[1]
     return "" if score is None else f"{score:.2f}"
 
 
-COLUMNS: Dict[str, Dict[str, Callable[[List[Run]], str]]] = {
+COLUMNS: Dict[str, Dict[str, Callable[[List[Line]], str]]] = {
     "classification": {
         "encoder parameters": lambda runs: f"{runs[0]['encoder_parameters']:,}",
         "paper: size": lambda runs: _published(runs)[0],
@@ -335,7 +325,7 @@ def _main_table(table: Table, style: str) -> str:
     return tabulated(rows, len(rows[0]) - len(columns), style)
 
 
-def _unconverged(runs: List[Run]) -> bool:
+def _unconverged(runs: List[Line]) -> bool:
     return any(run.get("curve") and not converged(run["curve"]) for run in runs)
 
 

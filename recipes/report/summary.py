@@ -12,10 +12,10 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 from data_prep import declaration
 
 from ..driver.models import DENSE, Model
+from ..driver.results import Line
 from ..driver.training_log import converged, lowest_loss
 from .tables import tabulated
 
-Line = Dict[str, Any]
 Published = Mapping[str, Mapping[str, float]]
 """Experiment -> model -> score in the paper."""
 

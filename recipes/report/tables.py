@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Any, Dict, Iterable, List, NamedTuple, Sequence
+from typing import Dict, Iterable, List, NamedTuple, Sequence
 
 from tabulate import tabulate
 
 from ..driver.models import Model
-
-Run = Dict[str, Any]
-"""A line of results."""
+from ..driver.results import Line
 
 MARK = " †"
 """Of models that have not converged."""
@@ -64,7 +62,9 @@ def tabulated(
     )
 
 
-def difference(runs: Sequence[Run], others: Sequence[Run], key: str, form: str) -> str:
+def difference(
+    runs: Sequence[Line], others: Sequence[Line], key: str, form: str
+) -> str:
     """Average what runs have more than others of the same seed; "" without any.
 
     >>> runs = [{"seed": 1, "bleu": 8}, {"seed": 2, "bleu": 9}]
@@ -87,7 +87,7 @@ def spread(values: List[float], form: str = ".2f") -> str:
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"
 
 
-def p_values(runs: Sequence[Run]) -> str:
+def p_values(runs: Sequence[Line]) -> str:
     """Format the p-values of BLEU to dense, lowest to highest; "" without any.
 
     >>> p_values([{"bleu_p": 0.5}, {"bleu_p": 0.0061}, {}])
@@ -98,7 +98,7 @@ def p_values(runs: Sequence[Run]) -> str:
     return " to ".join(f"{p:.2g}" for p in ends)
 
 
-def lengths(runs: Sequence[Run]) -> str:
+def lengths(runs: Sequence[Line]) -> str:
     """Format the mean length of translations over that of the references, or "".
 
     >>> lengths([{"length_ratio": 0.75}, {"length_ratio": 0.8}, {}]), lengths([{}])
@@ -108,7 +108,7 @@ def lengths(runs: Sequence[Run]) -> str:
     return f"{statistics.mean(found):.2f}" if found else ""
 
 
-def data_text(run: Run) -> str:
+def data_text(run: Line) -> str:
     """Say languages and numbers of sentence pairs, rows or lines, in words.
 
     Args:
