@@ -37,7 +37,7 @@ def errors_in_one_line(name: str) -> Iterator[None]:
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"{name}: {where}{error.strerror}")
+        sys.exit(f"{name}: {where}{error.strerror or error}")
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)

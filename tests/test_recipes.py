@@ -24,15 +24,16 @@ from fairseq import options as fairseq_options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
-from data_prep import declaration
+from data_prep import declaration, errors_in_one_line
 from fairseq_phm.models.phm_transformer import PHMTransformerConfig
 from recipes.driver import classification, fairseq_process, translation
 from recipes.driver.data import Data
 from recipes.driver.fairseq_process import DIVERGED, follow
+from recipes.driver.hardware import provenance
 from recipes.driver.lock import locked
 from recipes.driver.options import parse_classification, parse_translation
 from recipes.driver.results import note
-from recipes.driver.settings import Source
+from recipes.driver.settings import Machine, Source
 from recipes.driver.slurm import configuration, sweep_command, sweeps
 from recipes.driver.stages import RunError, in_threads, read_json
 
@@ -375,6 +376,18 @@ def test_half_precision_needs_a_gpu(monkeypatch, texts, tmp_path):
     with pytest.raises(SystemExit, match="--fp16 needs a GPU and there is none"):
         run(translation, flags, monkeypatch)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_needs_no_git(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = provenance(Machine(cpu=True))
+    assert found["commit"] is None and found["hardware"].startswith("CPU, ")
+
+
+def test_an_error_without_a_number_is_told():
+    with pytest.raises(SystemExit, match="recipe: not to be read"):
+        with errors_in_one_line("recipe"):
+            raise OSError("not to be read")
 
 
 def run_of(texts, out, *arguments):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 
@@ -74,11 +74,6 @@ def provenance(machine: Machine) -> Dict[str, Any]:
 
     import fairseq_phm
 
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
     hardware = f"CPU, {threads_of_a_job(machine)} threads"
     if not machine.cpu and torch.cuda.is_available():
         hardware = torch.cuda.get_device_name()
@@ -93,5 +88,15 @@ def provenance(machine: Machine) -> Dict[str, Any]:
             "fairseq": fairseq.__version__,
             "torch": torch.__version__,
         },
-        "commit": commit or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> Optional[str]:
+    """Name the commit of this clone; None without git, or where it is no clone."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
