@@ -15,14 +15,8 @@ from recipes.driver.lock import locked
 from recipes.driver.models import Model
 from recipes.driver.quality import best_rate, updates_of_equal_time
 from recipes.report import __main__ as results_report
-from recipes.report.quality import (
-    Runs,
-    at_equal_updates,
-    read,
-    render,
-    report,
-    tables,
-)
+from recipes.report.quality import render, report, tables
+from recipes.report.quality_runs import Runs, at_equal_updates, read
 
 pytestmark = pytest.mark.one_version
 

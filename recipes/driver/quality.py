@@ -19,7 +19,8 @@ from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tup
 from data_prep import errors_in_one_line
 from data_prep.workspace import write_json
 
-from ..report.quality import (
+from ..report.quality import report
+from ..report.quality_runs import (
     EQUAL_TIME,
     EQUAL_UPDATES,
     KEY,
@@ -27,7 +28,6 @@ from ..report.quality import (
     Runs,
     best_rate,
     read,
-    report,
     row_of,
 )
 from ..score import compare

@@ -21,7 +21,7 @@ from data_prep.workspace import atomic_path
 
 from ..driver.results import Line
 from ..driver.settings import slug
-from . import compress, quality, speed, summary
+from . import compress, quality, quality_runs, speed, summary
 from .experiments import collect, picture, read, tables
 
 RECIPES = Path(__file__).parents[1]
@@ -113,12 +113,13 @@ def _quality(comparisons: List[Any]) -> Iterator[Tuple[str, Dict[str, bytes]]]:
         yield f"## How to read the tables of quality\n\n{quality.READING}", {}
     for file in files:
         name = f"quality-{file.stem}"
-        lines = quality.read([file])
+        lines = quality_runs.read([file])
         text, pictures = quality.render(
             lines, f"{FIGURES}{name}-", "##", explained=False
         )
         comparisons += [
-            summary.comparison("BLEU", runs) for runs in quality.at_equal_updates(lines)
+            summary.comparison("BLEU", runs)
+            for runs in quality_runs.at_equal_updates(lines)
         ]
         yield "\n\n".join([text, *_notes(name)]), pictures
 
