@@ -102,11 +102,12 @@ def test_widths_are_those_of_the_architectures(arch):
 
     ARCH_CONFIG_REGISTRY[arch](Args)
     for side in ("encoder", "decoder")["_lm" in arch :]:
-        found = [
+        attention, ffn, heads = (
             getattr(Args, f"{side}_{name}")
             for name in ("embed_dim", "ffn_embed_dim", "attention_heads")
-        ]
-        assert found == list(WIDTHS[arch])
+        )
+        attention = getattr(Args, "phm_attention_dim", 0) or attention
+        assert (attention, ffn, heads) == WIDTHS[arch]
 
 
 def test_widths_are_those_of_the_classifiers():
