@@ -65,16 +65,7 @@ def parse(
         except DataError as error:
             parser.error(str(error))
     given.extra, given.paper = tuple(arguments[end + 1 :]), paper
-    try:
-        models = tuple(map(Model.parse, given.models))
-    except ValueError as error:
-        parser.error(f"--models {error}")
-    given.models = tuple(
-        dict.fromkeys(
-            replace(m, wide=True) if given.wide and m.family != "dense" else m
-            for m in models
-        )
-    )
+    given.models = _models(parser, given)
     given.seeds = list(dict.fromkeys(given.seeds))
     if not all(0 <= seed < 2**32 for seed in given.seeds):
         parser.error(f"--seeds {min(given.seeds)}: a seed is 0 to {2**32 - 1}")
@@ -82,6 +73,32 @@ def parse(
         path = getattr(given, name, None)
         if path and os.pathsep in str(path.absolute()):
             parser.error(f"--{name} {path}: fairseq splits paths at {os.pathsep}")
+    _check_numbers(parser, given)
+    _check_extra(parser, given.extra)
+    if given.raw and not given.raw.is_dir():
+        parser.error(f"--raw {given.raw}: no such folder")
+    given.stages = _stages(parser, given)
+    if given.stages == ("average",) and given.mean == "none":
+        parser.error("--stage average: with --mean none there is nothing to average")
+    _check_machine(parser, given)
+    return given
+
+
+def _models(
+    parser: argparse.ArgumentParser, given: argparse.Namespace
+) -> Tuple[Model, ...]:
+    """Those of ``--models``, each once; with ``--wide`` all but dense ones are wide."""
+    try:
+        models = list(map(Model.parse, given.models))
+    except ValueError as error:
+        parser.error(f"--models {error}")
+    if given.wide:
+        models = [m if m.family == "dense" else replace(m, wide=True) for m in models]
+    return tuple(dict.fromkeys(models))
+
+
+def _check_numbers(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuse numbers that are too small, too large or no numbers."""
     for name, value in vars(given).items():
         option = f"--{name.replace('_', '-')}"
         least = 0 if name in ("extend", "lines", "node_rank") else 1
@@ -91,18 +108,13 @@ def parse(
             for rate in value if name == "lrs" else [value]:
                 if not 0 < rate < math.inf:
                     parser.error(f"{option} {rate:g}: a learning rate is positive")
-        if name == "warmup_updates" and value and value > (given.updates or value):
-            parser.error(f"{option} {value}: more than --updates {given.updates}")
-        if name == "lenpen" and not math.isfinite(value):
-            parser.error(f"{option} {value}: a length penalty is a number")
-    _check_extra(parser, given.extra)
-    if given.raw and not given.raw.is_dir():
-        parser.error(f"--raw {given.raw}: no such folder")
-    given.stages = _stages(parser, given)
-    if given.stages == ("average",) and given.mean == "none":
-        parser.error("--stage average: with --mean none there is nothing to average")
-    _check_machine(parser, given)
-    return given
+    warmup, updates, lenpen = (
+        getattr(given, name, None) for name in ("warmup_updates", "updates", "lenpen")
+    )
+    if warmup and updates and warmup > updates:
+        parser.error(f"--warmup-updates {warmup}: more than --updates {updates}")
+    if lenpen is not None and not math.isfinite(lenpen):
+        parser.error(f"--lenpen {lenpen}: a length penalty is a number")
 
 
 def _declared(
