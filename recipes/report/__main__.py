@@ -7,7 +7,7 @@ The first reads ``results/runs/quality/*.jsonl``, which quality.sh has written,
 ``results/runs/compress/*.jsonl``, of compress.sh, ``results/runs/speed/*.jsonl``, of
 speed.sh, ``results/runs/*.jsonl``, and the notes in ``results/notes``:
 ``summary.md``, ``EXPERIMENT.md`` and ``quality-``, ``compress-`` or
-``speed-EXPERIMENT.md``.
+``speed-EXPERIMENT.md``. It draws the picture of the README, too.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from ..driver.results import Line
 from ..driver.settings import slug
 from . import compress, quality, quality_runs, speed, summary
 from .experiments import collect, picture, read, tables
+from .picture import draw
 
 RECIPES = Path(__file__).parents[1]
 FIGURES = "results/figures/"
-BY_HAND = "phm.svg"
-"""The figure of the README, which is no result."""
-
 HEAD = """# Results
 
 Made by `python -m recipes.report` from `recipes/results`: the JSON lines of the runs,
@@ -70,6 +68,7 @@ def write_results(results: List[Line]) -> None:
     texts: List[str] = []
     comparisons: List[Any] = []
     made = {f"{FIGURES}{table.name}.svg": picture(table) for table in collect(results)}
+    made[f"{FIGURES}phm.svg"] = draw().encode()
     for text, pictures in (
         *_quality(comparisons),
         *_sections("compress", compress),
@@ -87,7 +86,7 @@ def write_results(results: List[Line]) -> None:
         with atomic_path(RECIPES / name) as partial:
             partial.write_bytes(content)
     for file in (RECIPES / FIGURES).glob("*.svg"):
-        if file.name != BY_HAND and f"{FIGURES}{file.name}" not in made:
+        if f"{FIGURES}{file.name}" not in made:
             file.unlink()
 
 
