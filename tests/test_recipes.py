@@ -325,7 +325,8 @@ def test_a_test_set_of_one_line(translate, texts, tmp_path):
 def test_bad_options_end_in_one_line(translate, arguments, message, capsys):
     with pytest.raises(SystemExit):
         translate(*arguments)
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    (error,) = capsys.readouterr().err.splitlines()
+    assert message in error
 
 
 def test_other_languages_than_the_declared_ones_are_refused(capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, NoReturn, Optional, Sequence
 
 from data_prep import SPLITS
 
@@ -33,11 +33,18 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line, without the usage of twenty."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
 def new_parser(
     module: str, description: str, note: str = ""
 ) -> argparse.ArgumentParser:
     """Make the parser of a recipe; what follows ``--`` is for fairseq-train."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=program(module),
         allow_abbrev=False,
         description=description,
