@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -286,6 +287,18 @@ def test_a_result_that_differs_is_refused(data, checkpoints, tmp_path, monkeypat
     message = refused("ctranslate2", checkpoints["fused"], tmp_path / "out")
     assert "log-probabilities differ by" in message
     assert not list(tmp_path.iterdir())
+
+
+def test_onnx_that_gives_no_numbers_is_refused(monkeypatch):
+    from fairseq_phm.exports import to_onnx
+
+    monkeypatch.setattr(to_onnx, "translate", lambda *_: [[5, 2]])
+    monkeypatch.setattr(to_onnx, "log_probabilities", lambda *_: torch.zeros(2))
+    source = SimpleNamespace(path="a.pt", rebuilt=None, sentences=[[5]])
+    encoder = SimpleNamespace(run=lambda *_: (None, None))
+    decoder = SimpleNamespace(run=lambda *_: [torch.full((1, 9), torch.nan)])
+    with pytest.raises(DataError, match="a.pt: ONNX's log-prob.* differ by nan"):
+        to_onnx._compare(source, [encoder, decoder])
 
 
 def test_a_missing_package_names_the_command():
