@@ -163,6 +163,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             free = f" ({size:,.0f} MiB are free there)"
         raise DataError(f"{path}: {error.strerror or error}{free}") from None
     finally:
+        if replaced.exists() and not path.exists():  # interrupted in between
+            os.replace(replaced, path)
         _remove(partial)
         _remove(replaced)
 

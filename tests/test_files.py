@@ -71,7 +71,10 @@ def test_what_others_have_beside_it_stays(tmp_path):
     assert all((tmp_path / name / "thesis").exists() for name in others)
 
 
-def test_an_interrupted_replacement_leaves_the_former_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("write", [folder_written_whole, workspace.atomic_path])
+def test_an_interrupted_replacement_leaves_the_former_folder(
+    tmp_path, monkeypatch, write
+):
     made = tmp_path / "m"
     made.mkdir()
     (made / "former").touch()
@@ -84,7 +87,8 @@ def test_an_interrupted_replacement_leaves_the_former_folder(tmp_path, monkeypat
         os.rename(source, target)
 
     monkeypatch.setattr(files.os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt), folder_written_whole(made) as folder:
+    with pytest.raises(KeyboardInterrupt), write(made) as folder:
+        folder.mkdir(exist_ok=True)
         (folder / "new").touch()
     assert len(moves) == 3 and [one.name for one in made.iterdir()] == ["former"]
     assert [one.name for one in tmp_path.iterdir()] == ["m"]
