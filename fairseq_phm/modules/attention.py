@@ -287,7 +287,7 @@ def as_dense(layer: nn.Module) -> nn.Linear:
     """
     weight, bias = layer.weight.detach(), layer.bias
     outputs, inputs = weight.shape
-    dense = nn.Linear(inputs, outputs, bias is not None).to(weight)
+    dense = nn.Linear(inputs, outputs, bias is not None)
     dense.weight = nn.Parameter(weight.clone())
     if bias is not None:
         dense.bias = nn.Parameter(bias.detach().clone())

@@ -87,7 +87,7 @@ def _alike(layers: Sequence[nn.Module]) -> bool:
         if any(hooks) or layer._backward_hooks or layer._backward_pre_hooks:
             return False
         sizes = (layer.n, layer.in_features, layer.out_features, layer.rank)
-        kind = (*sizes, layer.rule_rank, layer.bias is None, layer.training)
+        kind = (*sizes, layer.rule_rank, layer.bias is None)
         if isinstance(layer, PHMLinearRows):
             if i and layer._rows[0] != layers[i - 1]._rows[1]:
                 return False

@@ -45,7 +45,7 @@ class WordVectors(nn.Module):
         self.fixed: Optional[Tensor]
         self.register_buffer("fixed", fixed)
         if fixed is not None and fixed.numel():
-            std = float(fixed.float().square().mean().sqrt()) or std
+            std = float(fixed.float().square().mean().sqrt())
         self.trained = nn.Parameter(torch.randn(trained, width) * std)
         with torch.no_grad():
             self.trained[padding_idx].zero_()
