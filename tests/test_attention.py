@@ -14,15 +14,17 @@ from fairseq_phm.functional import dense_linear
 from fairseq_phm.functional.weight_first import weight_first
 from fairseq_phm.modules import DenseLinear, PHMLinear, PHMLinearRows
 from fairseq_phm.modules.attention import Attention, repeats
+from fairseq_phm.modules.batched_projections import BatchedProjections
 
 WIDTH, HEADS, BATCH, LENGTH = 16, 4, 6, 5
 MAPS = {
     "dense": lambda: [nn.Linear(WIDTH, WIDTH) for _ in range(3)],
-    "separate": lambda: [PHMLinear(WIDTH, WIDTH, 4) for _ in range(3)],
+    "separate": lambda: [PHMLinear(WIDTH, WIDTH, 4, rule_lr=2) for _ in range(3)],
     "fused": lambda: PHMLinearRows.split(PHMLinear(WIDTH, 3 * WIDTH, 4), [WIDTH] * 3),
     "low rank": lambda: [PHMLinear(WIDTH, WIDTH, 2, rank=3) for _ in range(3)],
     "rule rank": lambda: [PHMLinear(WIDTH, WIDTH, 4, rule_rank=3) for _ in range(3)],
     "no bias": lambda: [PHMLinear(WIDTH, WIDTH, 2, bias=False) for _ in range(3)],
+    "no bias of k": lambda: [PHMLinear(WIDTH, WIDTH, 4, bias=i != 1) for i in range(3)],
     "mixed": lambda: [PHMLinear(WIDTH, WIDTH, n) for n in (2, 4, 4)],
 }
 
@@ -161,6 +163,8 @@ def test_the_kept_weight_is_never_stale(maps):
         assert agree()
         layer.rule = layer.rule * 1.5
         assert agree()
+        layer.rule_lr *= 2
+        assert agree()
     copied = pickle.loads(pickle.dumps(copy.deepcopy(ours)))
     torch.testing.assert_close(
         copied(query, query, query), ours(query, query, query), atol=1e-5, rtol=1e-5
@@ -243,15 +247,46 @@ def test_half_precision_and_autocast():
                 for a in (ours, theirs)
             ]
         torch.testing.assert_close(*results, atol=0.1, rtol=0.1)
+        ours, low = ours.bfloat16(), query.bfloat16()
+        for weights in (False, True):
+            y, shares = ours(low, low, low, attn_mask=future, need_weights=weights)
+            assert y.dtype == torch.bfloat16
+            assert not weights or shares.dtype == torch.float32
 
 
-@pytest.mark.parametrize("option", [dict(add_bias_kv=True), dict(add_zero_attn=True)])
+@pytest.mark.parametrize(
+    "option", [dict(add_bias_kv=True), dict(add_zero_attn=True), dict(dropout=0.0)]
+)
 def test_what_only_fairseq_can(option):
     ours, theirs = attention_pair("dense", **option)
     theirs.skip_embed_dim_check = ours.skip_embed_dim_check = False
     query, key, padding = batch(False)
-    mine, other = (a(query, key, key, padding)[0] for a in (ours, theirs))
+    future = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
+    mask = future if "dropout" in option else None  # truth values, not numbers
+    mine, other = (
+        a(query, key, key, padding, attn_mask=mask)[0] for a in (ours, theirs)
+    )
     torch.testing.assert_close(mine, other)
+
+
+def test_dropout_that_is_retained():
+    """In eval mode, as fairseq-generate --retain-dropout has it."""
+    ours = attention_pair("separate", dropout=0.5)[0].eval()
+    query, _, _ = batch(False)
+    ours.dropout_module.apply_during_inference = True
+    for weights in (False, True):
+        one, other = (
+            ours(query, query, query, need_weights=weights)[0] for _ in range(2)
+        )
+        assert not torch.equal(one, other)
+
+
+def test_rows_that_are_no_neighbours():
+    query, key, value = MAPS["fused"]()
+    x = torch.randn(3, WIDTH)
+    for layers in ([query, value], [key, query]):
+        found = BatchedProjections()(layers, x)
+        torch.testing.assert_close(found, [layer(x) for layer in layers])
 
 
 def test_models_have_it_and_script_without(task):
@@ -289,7 +324,7 @@ def test_weight_first(bias, shape):
     torch.testing.assert_close(dense_linear(x, layer.weight, layer.bias), layer(x))
 
 
-@pytest.mark.parametrize("maps", sorted(set(MAPS) - {"no bias"}))
+@pytest.mark.parametrize("maps", sorted(set(MAPS) - {"no bias", "no bias of k"}))
 def test_pruned_heads_are_those_of_the_dense_twin(maps):
     """fairseq reads the biases of all projections."""
     ours, theirs = attention_pair(maps)

@@ -12,7 +12,7 @@ from fairseq_phm.average import average, find_checkpoints, main, nearest_factors
 from fairseq_phm.functional import kronecker_sum
 
 VARIANTS = {
-    "a rule per map": {},
+    "a rule per map": dict(phm_share_rule="none"),
     "a rule per block": dict(phm_share_rule="block"),
     "a rule per layer": dict(phm_share_rule="layer", phm_fuse_qkv=True),
     "a rule per stack": dict(phm_share_rule="stack", phm_ffn_n=2),
@@ -178,6 +178,8 @@ def test_half_precision_factors(tmp_path):
     assert all(v.dtype == torch.float16 for k, v in model.items() if "blocks" in k)
     rules = made.distances["weights"]
     assert all(rules[k] < made.distances["factors"][k] for k in rules)
+    again = average(paths[::-1], "weights").checkpoint["model"]  # it goes by updates
+    assert all(torch.equal(again[key], value) for key, value in model.items())
 
 
 @pytest.fixture

@@ -126,6 +126,21 @@ def test_trust_ends_with_training_and_survives_copies(layer, off_the_cpu):
 
 
 @torch.no_grad()
+def test_zeros_of_another_type():
+    layer = PHMLinear(16, 24, 1).half().eval()
+    layer.blocks.zero_()
+    assert layer.weight.dtype == torch.float16
+    assert layer.bfloat16().weight.dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_more_tensors_are_others():
+    cache, one = WeightCache(), torch.ones(2)
+    assert cache.get([one], lambda: one + 1)[0] == 2
+    assert cache.get([one, one], lambda: one + 2)[0] == 3
+
+
+@torch.no_grad()
 def test_models_move_after_make_generation_fast():
     layer = PHMLinear(16, 24, 4).eval()
     layer.make_generation_fast_()

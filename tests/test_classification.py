@@ -385,6 +385,7 @@ def test_word_vectors_learn_only_their_first_rows():
     output = words(tokens)
     torch.testing.assert_close(output[0, 1], fixed[2])
     torch.testing.assert_close(output[1, 1], words.trained[3])
+    assert not output[:, 2].any()  # the padding
     output.sum().backward()
     assert words.trained.grad.abs().sum(1).gt(0).tolist() == [True, False, False, True]
 

@@ -71,6 +71,9 @@ def test_parameter_counts():
     assert count(n=4, rank=3, bias=False) == 3 * (512 + 2048) + 4**3
     assert count(n=4, rule_rank=5) == dense // 4 + 3 * 4 * 5 + 2048
     assert count(n=4, rule_rank=5, freeze_rule=True) == dense // 4 + 2048
+    assert count(n=4, rule_rank=4) == dense // 4 + 2 * 4 * 4 + 2048
+    assert count(n=4, rule_rank=4, rule="random") == dense // 4 + 3 * 4 * 4 + 2048
+    assert count(n=2, rule_rank=4) == dense // 2 + 3 * 2 * 4 + 2048
 
 
 RULES = ["learned", "algebra", "tensor"]
@@ -90,6 +93,8 @@ def test_initial_variance(n, rule, rank):
         expected = std or 1 / (3 * layer.in_features) ** 0.5
         assert H.std().item() == pytest.approx(expected, rel=0.05)
         assert abs(H.mean().item()) < 0.05 * expected
+        bound = layer.in_features**-0.5
+        assert layer.bias.abs().max().item() == pytest.approx(bound, rel=0.05)
 
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
@@ -290,6 +295,9 @@ def test_two_rules_do_not_load_into_one():
     other = PHMLinear(8, 8, 2, rule="random")
     tied[1].load_state_dict(other.state_dict())  # another call may change it
     assert torch.equal(tied[0].rule, other.rule)
+    apart.to("meta")  # where no numbers differ
+    tied.load_state_dict(apart.state_dict(), assign=True)
+    assert tied[0].rule.is_meta
 
 
 def test_a_frozen_rule_of_another_layer_is_a_copy():
@@ -437,3 +445,5 @@ def test_rows_of_a_fused_layer(name):
     torch.testing.assert_close(other[2](x), parts[2](x))
     with pytest.raises(ValueError, match="do not add up to out_features=48"):
         PHMLinearRows.split(fused, [16, 16])
+    fused.bias.data.zero_()
+    assert parts[2].bias.all()  # each has its own

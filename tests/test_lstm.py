@@ -50,8 +50,9 @@ def test_dropout_is_that_of_nn_lstm():
 
 
 def test_unbatched_and_empty_input():
-    lstm = PHMLSTM(12, 8, 4, bidirectional=True)
+    lstm = PHMLSTM(12, 8, 4, bidirectional=True).eval()
     twin = lstm.built()
+    assert not twin.training and lstm.train().built().training
     x = torch.randn(7, 12)
     for mine, expected in zip(lstm(x), twin(x)):
         torch.testing.assert_close(mine, expected)
@@ -70,6 +71,15 @@ def test_initial_spread_is_that_of_nn_lstm(reset):
     for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0"):
         expected = getattr(twin, name).std().item()
         assert getattr(lstm, name).std().item() == pytest.approx(expected, rel=0.05)
+
+
+def test_weights_are_used_no_longer_than_their_context():
+    cell, x = PHMLSTMCell(8, 8, 4), torch.randn(3, 8)
+    before = cell(x)[0]
+    with pytest.raises(RuntimeError), cell.using(cell.weight_ih * 2, cell.weight_hh):
+        assert not torch.equal(cell(x)[0], before)
+        raise RuntimeError  # as out of memory, after which fairseq goes on
+    assert torch.equal(cell(x)[0], before)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +111,7 @@ def test_names_copies_and_state():
         with pytest.raises(AttributeError, match=absent):
             getattr(lstm, absent)
     with pytest.raises(AttributeError, match="weight_ih_l0_reverse"):
-        PHMLSTM(8, 8, 4).weight_ih_l0_reverse  # noqa: B018
+        PHMLSTM(8, 8, 4, num_layers=2).weight_ih_l0_reverse  # noqa: B018
     other = copy.deepcopy(lstm)
     fresh = PHMLSTM(8, 8, 4, num_layers=2, bidirectional=True)
     fresh.load_state_dict(lstm.state_dict())

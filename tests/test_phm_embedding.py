@@ -268,6 +268,8 @@ def test_types_and_ties(task, kind):
     assert (projection.blocks is decoder.blocks) == (kind != "own")
     assert not any(isinstance(module, nn.Embedding) for module in model.modules())
     assert projection.out_features == len(task.target_dictionary)
+    std = projection.weight.std().item()
+    assert std == pytest.approx(encoder.embedding_dim**-0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

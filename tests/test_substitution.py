@@ -161,7 +161,7 @@ def test_checkpoints_of_unshared_rules_load_by_default(task, rank):
     batch = padded_batch(task)
     torch.testing.assert_close(model(**batch)[0], old(**batch)[0])
     counts = [sum(p.numel() for p in m.parameters()) for m in (old, model)]
-    assert counts[0] == counts[1]
+    assert counts[0] == counts[1] and "shares" not in repr(model)
     assert model.left_open.phm_share_rule == model.cfg.phm_share_rule == "none"
     again = tiny_transformer(task, seed=2, phm_share_rule="none", **options)
     again.load_state_dict(model.state_dict())

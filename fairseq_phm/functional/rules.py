@@ -62,6 +62,8 @@ def associative_rule(n: int) -> Tensor:
 
     >>> associative_rule(4).equal(multiplication_rule("quaternion"))
     True
+    >>> associative_rule(3)[1, 0, 2]  # x times x^2
+    tensor(-1.)
     >>> for n in (2, 3, 8, 16):  # A_i A_j is what e_i e_j multiplies with
     ...     A = associative_rule(n)
     ...     products = torch.einsum("ipm,jmq->ijpq", A, A)
