@@ -1,6 +1,7 @@
 """The quality benchmark: choices, tables and figures of made-up runs, a tiny whole."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 
@@ -15,7 +16,8 @@ from recipes.driver.lock import locked
 from recipes.driver.models import Model
 from recipes.driver.quality import best_rate, updates_of_equal_time
 from recipes.report import __main__ as results_report
-from recipes.report.quality import render, report, tables
+from recipes.report import figures
+from recipes.report.quality import pictures, render, report, tables
 from recipes.report.quality_runs import Runs, at_equal_updates, read
 
 pytestmark = pytest.mark.one_version
@@ -30,7 +32,8 @@ def line(model, seed, part_of, lr=0.004, **more):
     curve = [[updates * i // 12, 9.0, loss + 0.2 * (12 - i)] for i in range(1, 13)]
     return {
         "experiment": "Xx", "model": model, "seed": seed, "size": "demo", "lr": lr,
-        "extra": "", "updates": updates, "diverged": False, "converged": model != "4",
+        "extra": "", "updates": updates, "diverged": False,
+        "converged": (model, seed) != ("4", 2),
         "part_of": part_of, "dense_updates": 1200, "benchmark": "abc",
         "validation_loss": loss, "bleu": 30 - 10 * (loss - 4.4), "curve": curve,
         "parameters": round(900_000 * Model.parse(model).share),
@@ -158,6 +161,13 @@ def test_lines_without_sweep_and_throughput():
     assert list(files) == ["loss-parameters.svg"]
 
 
+def test_curves_are_drawn_by_seconds(monkeypatch):
+    monkeypatch.setattr(figures, "loss_by_time", lambda drawn, title: drawn)
+    for drawn in pictures(Runs(benchmark()))["loss-time"]:
+        for curve in drawn.curves:  # all as long as dense: 1,200 updates of 0.3 s
+            assert curve[-1][0] == pytest.approx(360)
+
+
 def test_only_the_views_that_are_wanted():
     text = tables(Runs(benchmark()), views=["time"])
     assert "## Equal time" in text and text.count("## ") == 1
@@ -179,6 +189,7 @@ def test_edges_of_the_sweep_and_diverged_runs_are_marked():
     assert found["PHM n=4"]["learning rate"] == "0.004 *"
     assert found["PHM n=4, R=4"]["learning rate"] == "0.004"
     assert found["PHM n=4, R=4"]["validation loss"] == "4.530 (1 diverged)"
+    assert (found["PHM n=4, R=4"]["runs"], found["dense"]["runs"]) == ("1", "2")
     one = [run for run in lines if run["lr"] == 0.004]
     assert rows(tables(Runs(one)), "Equal updates")["dense"]["learning rate"] == "0.004"
 
@@ -253,6 +264,12 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     assert "\n## Quality: Xx, size demo\n" in text and "\n### Equal time\n" in text
     link = "results/figures/quality-xx-loss-parameters.svg"
     assert f"]({link})" in text and (tmp_path / link).is_file()
+
+
+def test_a_run_that_diverged_may_have_no_loss(tmp_path):
+    gone = line("4", 1, ["sweep"], diverged=True, validation_loss=math.nan)
+    (tmp_path / "results.jsonl").write_text(json.dumps(gone) + "\n")
+    assert len(read([tmp_path])) == 1
 
 
 @pytest.mark.parametrize(
@@ -382,7 +399,7 @@ def test_defaults():
     flags = translation.training_flags(replace(options, training=training))
     assert flags[flags.index("--lr-period-updates") + 1] == str(100 - 33)
     asked = recipe_options.parse_quality(["--warmup-updates", "600"]).training
-    assert asked.of_length(2000, 10).warmup_updates == 600
+    assert asked.of_length(9000, 10).warmup_updates == 600
     assert asked.of_length(900, 10).warmup_updates == 300
     wide = recipe_options.parse_quality(["--models", "dense", "4", "--wide"])
     assert list(map(str, wide.models)) == ["dense", "4-wide"]

@@ -469,6 +469,7 @@ def test_slurm_sweeps_over_n_and_seeds(texts, tmp_path):
     first, second = map(configuration, runs)
     assert (first["model"].pop("phm_n"), second["model"].pop("phm_n")) == (2, 8)
     assert first == second
+    assert first["distributed_training"]["distributed_world_size"] == 2
 
 
 @pytest.mark.one_version

@@ -11,7 +11,7 @@ from conftest import ROOT, cells
 from data_prep import DataError
 from recipes.driver.settings import slug
 from recipes.report import __main__ as report
-from recipes.report import summary
+from recipes.report import figures, summary
 from recipes.report.experiments import collect, picture, read, tables
 
 DATA = {"train": 1000, "valid": 20, "test": 30, "hash": "abc"}
@@ -123,18 +123,24 @@ def test_means_of_checkpoints_are_rows():
     _, table, caption = tables(runs, "github")
     assert ["PHM n=4", "weights"] in [row[:2] for row in cells(table)]
     assert "mean of factors" not in caption
+    assert collect(runs)[0].means == ["factors", "weights"]
+    others = [{**run, "mean": "weights"} for run in RUNS]
+    assert collect([*others, RUNS[2]])[0].means == ["weights", "factors"]
 
 
 def test_a_run_that_has_not_converged_is_marked():
     falling = [[updates, None, 9 - updates / 100] for updates in range(0, 900, 90)]
     resting = [*falling, [1200, None, falling[-1][2]]]
-    runs = [{**RUNS[4], "curve": curve} for curve in (falling, resting)]
-    marked, caption = tables(runs[:1], "github")[1:]
+    runs = [
+        {**RUNS[4], "seed": seed, "curve": curve}
+        for seed, curve in enumerate((falling, resting))
+    ]
+    marked, caption = tables(runs, "github")[1:]
     assert cells(marked)[2][0] == "dense †" and "† not converged" in caption
     assert "†" not in "".join(tables(runs[1:], "github"))
 
 
-def test_summary():
+def test_summary(monkeypatch):
     """The best PHM model by its validation, where most models are compared.
 
     Dense models of another size have a row of their own; what has not converged is left
@@ -152,7 +158,7 @@ def test_summary():
         [line("dense", 1, 20.0, 4.0), line("dense", 2, 22.0, 4.0)],
         [line("4", 1, 21.0, 4.1), line("4", 2, 21.0, 4.1)],
         [line("8", 1, 30.0, 4.2)],
-        [line("2", 1, 40.0, 3.0, falls)],
+        [line("2", 1, 40.0, 3.0, falls), line("2", 2, 40.0, 3.0)],
         [line("dense/4", 1, 10.0, 5.0)],
     ]
     toy = {**CLASSIFICATION, "curve": rest}
@@ -176,6 +182,13 @@ def test_summary():
     assert "the 12 converged runs of 8 cells" in text
     assert picture.startswith(b"<?xml") and b"PHM n=8" in picture
     assert summary.summary([alone], {}) == ("", b"")
+    monkeypatch.setattr(figures, "draw_relative", lambda panels: panels)
+    panels = summary.summary([translations], summary.published())[1]
+    dense, phm = panels["En-Vi, 44.0M: BLEU, dense 21.00"][:2]
+    assert dense.scores == pytest.approx([2000 / 21, 2200 / 21])
+    assert (dense.parameters, dense.published) == (1, None)
+    assert (phm.parameters, phm.scores) == (0.25, [100, 100])
+    assert phm.published == pytest.approx((0.25, 102.5), abs=0.1)
 
 
 def test_classification_without_task_and_by_group():

@@ -6,7 +6,7 @@ from argparse import Namespace
 
 import pytest
 
-from recipes.driver.training_log import converged, read_training
+from recipes.driver.training_log import converged, lowest_loss, read_training
 
 
 def line(seconds, text):
@@ -96,6 +96,11 @@ def test_a_resumed_training_goes_on_counting_its_patience(
 def test_converged(losses, expected):
     curve = [[10 * at, None, loss] for at, loss in enumerate(losses, start=1)]
     assert converged(curve) is expected
+
+
+def test_the_lowest_loss_is_a_number():
+    curve = [[10, None, math.nan], [20, None, 4.0], [30, None, 5.0]]
+    assert lowest_loss({"curve": curve}) == 4.0
 
 
 def test_convergence_between_validations():
