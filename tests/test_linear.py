@@ -316,6 +316,18 @@ def test_a_frozen_rule_that_is_unfrozen_learns():
     assert layer.rule.grad.abs().sum() > 0
 
 
+def test_a_parameter_that_is_the_rule_has_the_rate_of_its_optimizer():
+    given = nn.Parameter(torch.ones(4, 4, 4))
+    layer = PHMLinear(8, 8, n=4, rule=given)
+    assert layer.rule is given and layer.rule_lr == 1
+
+
+def test_a_layer_that_shares_a_rule_of_zeros_has_no_nan():
+    owner = PHMLinear(8, 8, n=4)
+    owner.rule = torch.zeros(4, 4, 4)
+    assert torch.equal(PHMLinear(8, 8, n=4, rule=owner).weight, torch.zeros(8, 8))
+
+
 def test_values_of_another_shape_are_no_rule():
     layer = PHMLinear(8, 8, n=4)
     with pytest.raises(ValueError, match=r"rule has the shape \(4, 4, 4\), not \(4, 4"):

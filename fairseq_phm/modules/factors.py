@@ -125,6 +125,7 @@ class Factors(nn.Module):
         """Share a parameter that is A: its optimizer sets its rate."""
         if rule.shape != (self.n,) * 3:
             make_rule(rule, self.n)
+        self.rule_lr = 1.0
         self.register_parameter("rule", _of_type(rule, dtype))
         self._tied = ("rule",)
         self._tied_on_meta = rule.is_meta
@@ -216,7 +217,8 @@ class Factors(nn.Module):
         rule = self.full_rule()
         rule = None if rule is None else rule.float()
         present = materialize(rule, blocks).square().mean().sqrt()
-        (self.blocks if self.blocks_u is None else self.blocks_u).mul_(std / present)
+        scale = std / present.clamp_min(torch.finfo(torch.float32).tiny)
+        (self.blocks if self.blocks_u is None else self.blocks_u).mul_(scale)
 
     @torch.no_grad()
     def _set(self, name: str, values: Tensor) -> None:
