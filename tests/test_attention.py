@@ -177,9 +177,9 @@ def test_the_kept_weight_goes_when_a_layer_trains():
     query = torch.randn(LENGTH, BATCH, WIDTH)
     for layer in (ours.q_proj, ours.k_proj, ours.v_proj):
         ours.eval()(query, query, query)
-        assert ours._batched._cache._kept is not None
+        assert ours._cache._kept is not None
         layer.train()
-        assert ours._batched._cache._kept is None
+        assert ours._cache._kept is None
     expected = ours.eval()(query, query, query)[0]
     assert torch.equal(copy.deepcopy(ours)(query, query, query)[0], expected)
 

@@ -1,7 +1,7 @@
 """fairseq's multi-head attention in fewer and larger steps."""
 
 import math
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +10,17 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
 from ..functional.tracing import is_tracing
-from .batched_projections import BatchedProjections
+from .batched_projections import project_at_once
+from .cache import KeepsWeights, WeightCache
 
 State = Dict[str, Dict[str, Optional[Tensor]]]
 
 
-class Attention(MultiheadAttention):
+class Attention(KeepsWeights, MultiheadAttention):
     """``MultiheadAttention`` of fairseq 0.12 with the same parameters and results.
 
     - q, k, v of the same input are one product where they are PHM layers, see
-      :class:`BatchedProjections`; layers with a CP rule take their own path.
+      :func:`project_at_once`; layers with a CP rule take their own path.
     - Scores, softmax and weighted sum are one call of torch's
       ``scaled_dot_product_attention``, in cross-attention and decoding too, unless
       attention weights are asked for.
@@ -39,23 +40,13 @@ class Attention(MultiheadAttention):
         for module in model.modules():
             if type(module) is MultiheadAttention:
                 module.__class__ = cls
-                module._batched = BatchedProjections()
+                module._cache = WeightCache()
 
     def __prepare_scriptable__(self) -> MultiheadAttention:
         plain = MultiheadAttention.__new__(MultiheadAttention)
         plain.__dict__ = {**self.__dict__, "_modules": dict(self._modules)}
-        del plain._batched
+        del plain._cache
         return plain
-
-    def train(self, mode: bool = True) -> "Attention":
-        """Set the mode as ``nn.Module`` does; training frees the kept weight."""
-        if mode:
-            self._batched.clear()
-        return super().train(mode)
-
-    def make_generation_fast_(self, **options: Any) -> None:
-        """Keep the weight on a GPU, too: see :class:`PHMLinear`."""
-        self._batched.trust()
 
     def forward(
         self,
@@ -196,9 +187,10 @@ class Attention(MultiheadAttention):
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> List[Tensor]:
         projections = [self.q_proj, self.k_proj, self.v_proj]
         if key is query:
-            return self._batched(projections, query)
+            return project_at_once(projections, query, self._cache)
         if key is value:
-            return [self.q_proj(query), *self._batched(projections[1:], key)]
+            k, v = project_at_once(projections[1:], key, self._cache)
+            return [self.q_proj(query), k, v]
         return [one(input) for one, input in zip(projections, (query, key, value))]
 
     def _heads(self, x: Tensor) -> Tensor:

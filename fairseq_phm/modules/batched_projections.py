@@ -12,66 +12,67 @@ from .factors import STORED
 from .linear import PHMLinear, PHMLinearRows
 
 
-class BatchedProjections:
-    """Computes projections of the same input, such as q, k and v, in one product.
+def project_at_once(
+    layers: Sequence[nn.Module], input: Tensor, cache: WeightCache
+) -> List[Tensor]:
+    """Compute projections of the same input, such as q, k and v, in one product.
 
     PHM layers with equal sizes whose weights are built: their weights are built one
     below the other, and the input is multiplied once. Slices of one fused layer: the
     fused layer is computed, by any of its paths. Other projections are called one by
-    one. Has no parameters; keeps the weight in eval mode, as a layer does.
+    one.
+
+    Args:
+        layers: (..., in) -> (..., out).
+        input: (..., in).
+        cache: keeps the weight in eval mode, as a layer does.
+
+    Returns:
+        The outputs of the layers, each (..., out).
     """
+    if not _alike(layers):
+        return [layer(input) for layer in layers]
+    first = layers[0]
+    rows = None
+    if isinstance(first, PHMLinearRows):
+        rows = first._rows[0], layers[-1]._rows[1]
+    path = first._path(input, rows)
+    if rows is None and path != WEIGHT:
+        return [layer(input) for layer in layers]
+    bias = None
+    if first.bias is not None:
+        bias = torch.cat([layer.bias for layer in layers])
 
-    def __init__(self) -> None:
-        self._cache = WeightCache()
+    def weight() -> Tensor:
+        return _weight(layers, rows, cache)
 
-    def clear(self) -> None:
-        """Free the kept weight."""
-        self._cache.clear()
+    output = first._multiply(input, path, bias, rows or first._rows, weight)
+    return list(output.split([layer.out_features for layer in layers], -1))
 
-    def trust(self) -> None:
-        """Keep the weight on a GPU, too."""
-        self._cache.trust()
 
-    def __call__(self, layers: Sequence[nn.Module], input: Tensor) -> List[Tensor]:
-        """Return the outputs of the layers, each (..., out)."""
-        if not _alike(layers):
-            return [layer(input) for layer in layers]
-        first = layers[0]
-        rows = None
-        if isinstance(first, PHMLinearRows):
-            rows = first._rows[0], layers[-1]._rows[1]
-        path = first._path(input, rows)
-        if rows is None and path != WEIGHT:
-            return [layer(input) for layer in layers]
-        bias = None
-        if first.bias is not None:
-            bias = torch.cat([layer.bias for layer in layers])
-        output = first._multiply(
-            input, path, bias, rows or first._rows, lambda: self._weight(layers, rows)
-        )
-        return list(output.split([layer.out_features for layer in layers], -1))
+def _weight(
+    layers: Sequence[PHMLinear], rows: Optional[Tuple[int, int]], cache: WeightCache
+) -> Tensor:
+    """Return H of the layers, one below the other: these rows of a fused one."""
 
-    def _weight(
-        self, layers: Sequence[PHMLinear], rows: Optional[Tuple[int, int]]
-    ) -> Tensor:
-        def build() -> Tensor:
-            if rows is not None:
-                return layers[0]._build_rows(*rows)
-            rules = [layer.full_rule() for layer in layers]
-            return kronecker_sums(rules, [layer.full_blocks() for layer in layers])
+    def build() -> Tensor:
+        if rows is not None:
+            return layers[0]._build_rows(*rows)
+        rules = [layer.full_rule() for layer in layers]
+        return kronecker_sums(rules, [layer.full_blocks() for layer in layers])
 
-        if layers[0].training:
-            built = built_weight(layers)
-            return build() if built is None else built
-        parts = layers if rows is None else layers[:1]
-        sources = [source for part in parts for source in part._sources()]
+    if layers[0].training:
+        built = built_weight(layers)
+        return build() if built is None else built
+    parts = layers if rows is None else layers[:1]
+    sources = [source for part in parts for source in part._sources()]
 
-        def joined() -> Tensor:
-            self._cache.join(layer._cache for layer in layers)
-            return build()
+    def joined() -> Tensor:
+        cache.join(layer._cache for layer in layers)
+        return build()
 
-        rates = tuple(part.rule_lr for part in parts)
-        return self._cache.get(sources, joined, (rows, rates))
+    rates = tuple(part.rule_lr for part in parts)
+    return cache.get(sources, joined, (rows, rates))
 
 
 def _alike(layers: Sequence[nn.Module]) -> bool:

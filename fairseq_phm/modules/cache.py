@@ -10,6 +10,7 @@ from typing import (
     Hashable,
     Iterable,
     Iterator,
+    List,
     Optional,
     Sequence,
     Tuple,
@@ -110,6 +111,26 @@ class WeightCache:
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return WeightCache, ()
+
+
+class KeepsWeights:
+    """Mixed into a module, before it in the bases, whose attributes are caches."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode as ``nn.Module`` does; training frees the kept weights."""
+        if mode:
+            for cache in self._caches():
+                cache.clear()
+        return super().train(mode)
+
+    def make_generation_fast_(self, **options: Any) -> None:
+        """Keep weights on a GPU, too: called by ``make_generation_fast_`` of models."""
+        for cache in self._caches():
+            cache.trust()
+
+    @torch.jit.unused
+    def _caches(self) -> List[WeightCache]:
+        return [held for held in vars(self).values() if isinstance(held, WeightCache)]
 
 
 _pass = threading.local()

@@ -19,11 +19,11 @@ from ..functional import (
 from ..functional.dispatch import CP, FACTORED, WEIGHT
 from ..functional.tracing import is_autocasting, is_plain, is_tracing
 from ..spec import RULE_FACTORS, PHMSpec
-from .cache import WeightCache, built_weight
+from .cache import KeepsWeights, WeightCache, built_weight
 from .factors import SCALED, STORED, Factors
 
 
-class PHMLinear(Factors):
+class PHMLinear(KeepsWeights, Factors):
     """y = H x + b with H = sum_i kron(A_i, S_i) (Zhang et al., ICLR 2021, equation 2).
 
     Parameters: ``rule`` (n, n, n) with rule[i] = A_i; ``blocks`` (n, out/n, in/n) with
@@ -129,16 +129,6 @@ class PHMLinear(Factors):
     def build_weight(self) -> Tensor:
         """Build H now."""
         return materialize(self.full_rule(), self.full_blocks())
-
-    def train(self, mode: bool = True) -> "PHMLinear":
-        """Set the mode as ``nn.Module`` does; training frees the kept H."""
-        if mode:
-            self._cache.clear()
-        return super().train(mode)
-
-    def make_generation_fast_(self, **options: Any) -> None:
-        """Keep H on a GPU, too: called by ``make_generation_fast_`` of the model."""
-        self._cache.trust()
 
     def forward(self, input: Tensor) -> Tensor:
         if not torch.jit.is_scripting():

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..functional.tracing import is_compiling
 from ..spec import PHMSpec
-from .cache import WeightCache
+from .cache import KeepsWeights, WeightCache
 from .linear import PHMLinear
 
 GATES = ("separate", "fused")
@@ -20,7 +20,7 @@ State = Tuple[Tensor, Tensor]
 Built = TypeVar("Built", nn.LSTM, nn.LSTMCell)
 
 
-class PHMLSTMCell(nn.Module):
+class PHMLSTMCell(KeepsWeights, nn.Module):
     """``nn.LSTMCell`` with PHM layers (Zhang et al., ICLR 2021, section 3.2).
 
     i, f, g, o = split(PHM(x) + PHM(h) + b); c' = sig(f) c + sig(i) tanh(g);
@@ -75,7 +75,7 @@ class PHMLSTMCell(nn.Module):
         self.n = spec.n
         self.gates = gates
         self._weights: Optional[Tuple[Tensor, Tensor]] = None
-        self._caches = (WeightCache(), WeightCache())
+        self._cache_ih, self._cache_hh = WeightCache(), WeightCache()
         layers = 4 if gates == "separate" else 1
         if std is None:
             std = (1 / math.sqrt(3 * hidden_size),) * 2
@@ -117,12 +117,12 @@ class PHMLSTMCell(nn.Module):
     @property
     def weight_ih(self) -> Tensor:
         """Weights of the input, (4 * hidden_size, input_size); gates i, f, g, o."""
-        return self._weight(self.ih, self._caches[0])
+        return self._weight(self.ih, self._cache_ih)
 
     @property
     def weight_hh(self) -> Tensor:
         """Weights of the hidden state, (4 * hidden_size, hidden_size)."""
-        return self._weight(self.hh, self._caches[1])
+        return self._weight(self.hh, self._cache_hh)
 
     def _weight(self, layers: nn.ModuleList, cache: WeightCache) -> Tensor:
         def build() -> Tensor:
@@ -131,18 +131,6 @@ class PHMLSTMCell(nn.Module):
         if self.training:
             return torch.cat([phm.weight for phm in layers])
         return cache.get([*layers.parameters(), *layers.buffers()], build)
-
-    def train(self, mode: bool = True) -> "PHMLSTMCell":
-        """Set the mode as ``nn.Module`` does; training frees the kept weights."""
-        if mode:
-            for cache in self._caches:
-                cache.clear()
-        return super().train(mode)
-
-    def make_generation_fast_(self, **options: Any) -> None:
-        """Keep the weights on a GPU, too: see :class:`PHMLinear`."""
-        for cache in self._caches:
-            cache.trust()
 
     @property
     def bias_ih(self) -> Optional[Tensor]:
