@@ -17,42 +17,32 @@ from fairseq.models.transformer.transformer_legacy import base_architecture
 from fairseq.models.transformer_lm import base_lm_architecture
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+
+def _in_both(**options: Any) -> Dict[str, Any]:
+    """Return options of the encoder, and the same ones of the decoder."""
+    stacks = ("encoder", "decoder")
+    return {f"{stack}_{k}": v for stack in stacks for k, v in options.items()}
+
+
+# The decoder's widths follow the encoder's where they are not given.
 BASE: Dict[str, Any] = {}
-IWSLT_DE_EN = {
-    "encoder_ffn_embed_dim": 1024,
-    "encoder_attention_heads": 4,
-    "decoder_ffn_embed_dim": 1024,
-    "decoder_attention_heads": 4,
-}
+IWSLT_DE_EN = _in_both(ffn_embed_dim=1024, attention_heads=4)
 WMT_EN_DE_BIG = {
     "encoder_embed_dim": 1024,
-    "encoder_ffn_embed_dim": 4096,
-    "encoder_attention_heads": 16,
-    "decoder_ffn_embed_dim": 4096,
-    "decoder_attention_heads": 16,
     "dropout": 0.3,
+    **_in_both(ffn_embed_dim=4096, attention_heads=16),
 }
 SMALL = {
     "encoder_embed_dim": 256,
     "encoder_ffn_embed_dim": 512,
-    "encoder_layers": 3,
-    "encoder_attention_heads": 4,
-    "decoder_layers": 3,
-    "decoder_attention_heads": 4,
+    **_in_both(layers=3, attention_heads=4),
 }
 TINY = {
     "encoder_embed_dim": 128,
     "encoder_ffn_embed_dim": 512,
-    "encoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_layers": 2,
-    "decoder_attention_heads": 4,
+    **_in_both(layers=2, attention_heads=4),
 }
-WIDE = {
-    "phm_attention_dim": 1024,
-    "encoder_ffn_embed_dim": 4096,
-    "decoder_ffn_embed_dim": 4096,
-}
+WIDE = {"phm_attention_dim": 1024, **_in_both(ffn_embed_dim=4096)}
 SIZES = {
     "": BASE,
     "_iwslt_de_en": IWSLT_DE_EN,
@@ -62,20 +52,9 @@ SIZES = {
     "_tiny": TINY,
     "_wide": WIDE,
 }
-LM_SIZES: Dict[str, Dict[str, Any]] = {
-    "": {},
-    "_small": {
-        "decoder_embed_dim": 256,
-        "decoder_ffn_embed_dim": 512,
-        "decoder_layers": 3,
-        "decoder_attention_heads": 4,
-    },
-    "_tiny": {
-        "decoder_embed_dim": 128,
-        "decoder_ffn_embed_dim": 512,
-        "decoder_layers": 2,
-        "decoder_attention_heads": 4,
-    },
+LM_SIZES = {
+    ending: {name.replace("encoder", "decoder"): v for name, v in size.items()}
+    for ending, size in (("", BASE), ("_small", SMALL), ("_tiny", TINY))
 }
 FAMILIES: Dict[str, Dict[str, Any]] = {
     "phm": {},
