@@ -16,35 +16,26 @@ from . import QUANTIZATIONS, needs
 from .source import BEAM, Source, log_probabilities, translate
 
 SENTENCEPIECE = "sentencepiece.model"
-EXAMPLE = '''"""Translate lines of standard input: python example.py < text"""
+EXAMPLE = f'''"""Translate lines of standard input: python example.py < text"""
 import sys
 from pathlib import Path
 
 import ctranslate2
-{imports}
+
 folder = Path(__file__).resolve().parent
 translator = ctranslate2.Translator(str(folder), device="cpu")
-{setup}for line in sys.stdin:
+split, join = str.split, " ".join
+if (folder / "{SENTENCEPIECE}").exists():
+    import sentencepiece
+    pieces = sentencepiece.SentencePieceProcessor()
+    pieces.Load(str(folder / "{SENTENCEPIECE}"))
+    split, join = pieces.EncodeAsPieces, pieces.DecodePieces
+for line in sys.stdin:
     result = translator.translate_batch(
-        [{split}], beam_size=5, max_decoding_length={limit}
+        [split(line)], beam_size={BEAM}, max_decoding_length=LIMIT
     )[0]
-    print({join}, flush=True)
+    print(join(result.hypotheses[0]), flush=True)
 '''
-PLAIN = {
-    "imports": "",
-    "setup": "",
-    "split": "line.split()",
-    "join": '" ".join(result.hypotheses[0])',
-}
-"""Parts of the example for input and output in the model's tokens."""
-PIECES = {
-    "imports": "import sentencepiece\n",
-    "setup": "pieces = sentencepiece.SentencePieceProcessor()\n"
-    f'pieces.Load(str(folder / "{SENTENCEPIECE}"))\n',
-    "split": "pieces.EncodeAsPieces(line)",
-    "join": "pieces.DecodePieces(result.hypotheses[0])",
-}
-"""Parts of the example for plain text."""
 
 
 def export(source: Source, folder: Path, quantization: str = "float32") -> str:
@@ -68,10 +59,8 @@ def export(source: Source, folder: Path, quantization: str = "float32") -> str:
         shutil.copy(path, folder / path.name)
     if source.sentencepiece:
         shutil.copy(source.sentencepiece, folder / SENTENCEPIECE)
-    example = EXAMPLE.format(
-        **(PIECES if source.sentencepiece else PLAIN),
-        limit=min(256, _positions(source) - 2),
-    )
+    limit = min(256, _positions(source) - 2)
+    example = EXAMPLE.replace("LIMIT", str(limit))
     (folder / "example.py").write_text(example, encoding="utf-8")
     # The weights are read as they are stored: "default" keeps their type.
     translator = ctranslate2.Translator(
