@@ -10,6 +10,7 @@ from fairseq.models.transformer import TransformerModel
 
 from fairseq_phm import PHMLSTM, count_parameters
 from fairseq_phm.commands import main, params
+from fairseq_phm.modules import WordVectors
 from fairseq_phm.rebuild import build
 
 SMALL = ["--arch", "phm_transformer_tiny", "--vocab-size", "100"]
@@ -60,6 +61,12 @@ def test_sums_of_lstms():
              (params.EMBEDDINGS, params.OUTPUT)]  # fmt: skip
     counted = count_parameters(model)["non_embedding"]
     assert sum(row.parameters for row in inner) == counted
+
+
+def test_the_projection_of_word_vectors_multiplies():
+    words = torch.nn.Sequential(WordVectors(4, 100, 300, torch.rand(6, 100)))
+    row = params.Row(params.EMBEDDINGS, 1, 400 + 30000, 400 + 30000, 30000, 30000)
+    assert params.rows(words) == [row]
 
 
 def test_an_architecture_with_flags(table):

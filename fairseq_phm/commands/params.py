@@ -210,6 +210,8 @@ def _costs(module: nn.Module, count: int, tied: bool) -> Tuple[int, int, int]:
         return size + biases, size, size
     if isinstance(module, PHMEmbedding):
         return module.num_embeddings * module.embedding_dim, 0, 0
+    if isinstance(module, WordVectors):
+        module = module.project
     if isinstance(module, (nn.Linear, nn.LSTM, nn.LSTMCell)):
         weights = sum(p.numel() for p in module.parameters() if p.dim() > 1)
         return count, weights, weights
