@@ -123,31 +123,21 @@ def flags_of(state: Mapping[str, Tensor]) -> Dict[str, str]:
 
 def _n(layers: Mapping[str, Layer]) -> str:
     """Return the flags for the n of attention, FFN and LSTM cells."""
-    kinds: Dict[str, Set[int]] = {}
-    stacks: Dict[str, Set[int]] = {}
-    both: Dict[str, Dict[str, Set[int]]] = {}
-    for path, layer in layers.items():
-        name = name_of(path)
-        if name in WORDS or name in OUTPUT:
-            continue
-        kind = "attention" if name in ATTENTION else "ffn"
-        kinds.setdefault(kind, set()).add(layer.n)
-        stack = stack_of(path) or ""
-        stacks.setdefault(stack, set()).add(layer.n)
-        both.setdefault(kind, {}).setdefault(stack, set()).add(layer.n)
-    if len(set().union(*kinds.values())) < 2:
-        return f"--phm-n {max(set().union(*kinds.values()), default=1)}"
-    mixed = [
-        {one: kinds[one], **both[other]}
-        for one in kinds
-        for other in kinds.keys() - {one}
+    found = [
+        ("attention" if name_of(path) in ATTENTION else "ffn", stack_of(path), layer.n)
+        for path, layer in layers.items()
+        if name_of(path) not in (*WORDS, *OUTPUT)
     ]
-    for groups in (kinds, stacks, *mixed):
+    every = sorted({n for *_, n in found})
+    if len(every) < 2:
+        return f"--phm-n {max(every, default=1)}"
+    for by_kind in (("attention", "ffn"), (), ("attention",), ("ffn",)):
+        groups: Dict[str, Set[int]] = {kind: set() for kind in by_kind}
+        for kind, stack, n in found:
+            groups.setdefault(kind if kind in by_kind else str(stack), set()).add(n)
         if all(len(group) == 1 for group in groups.values()):
-            return " ".join(
-                f"--phm-{name}-n {min(group)}" for name, group in groups.items()
-            )
-    return "--phm-n " + " and ".join(map(str, sorted(set().union(*kinds.values()))))
+            return " ".join(f"--phm-{one}-n {min(groups[one])}" for one in groups)
+    return "--phm-n " + " and ".join(map(str, every))
 
 
 def _sharing_of(model: nn.Module) -> str:
