@@ -71,17 +71,10 @@ class Attention(KeepsWeights, MultiheadAttention):
             (batch, tgt, src), or (heads, batch, tgt, src) with ``need_head_weights``.
         """
         if before_softmax or self._only_fairseq_can(query, key, value, attn_mask):
+            options = (need_weights, static_kv, attn_mask, before_softmax)
+            masks = (key_padding_mask, incremental_state)
             return super().forward(
-                query,
-                key,
-                value,
-                key_padding_mask,
-                incremental_state,
-                need_weights,
-                static_kv,
-                attn_mask,
-                before_softmax,
-                need_head_weights,
+                query, key, value, *masks, *options, need_head_weights
             )
         targets, batch, _ = query.shape
         q, k, v, key_padding_mask = self._states(
