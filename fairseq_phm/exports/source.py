@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
+from tqdm import tqdm
 
 from ..checkpoint import refuse_not_finite
 from ..densify import densified
@@ -217,10 +218,16 @@ def generator(rebuilt: Rebuilt) -> SequenceGenerator:
 
 
 @torch.no_grad()
-def translate(rebuilt: Rebuilt, sentences: List[List[int]]) -> List[List[int]]:
-    """Return the best hypothesis of each sentence, with its end."""
+def translated(source: Source) -> Iterator[Tuple[List[int], List[int], Tensor]]:
+    """Yield each sentence, fairseq's best hypothesis, with its end, and its scores.
+
+    The scores are the log-probabilities of its tokens, (tokens,).
+    """
+    rebuilt = source.rebuilt
     search = generator(rebuilt)
-    return [best(search, rebuilt, one)["tokens"].tolist() for one in sentences]
+    for one in tqdm(source.sentences, "comparison", disable=None, leave=False):
+        target = best(search, rebuilt, one)["tokens"].tolist()
+        yield one, target, log_probabilities(rebuilt, one, target)
 
 
 def best(

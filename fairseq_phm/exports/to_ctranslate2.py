@@ -8,12 +8,11 @@ from typing import Any, List
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..errors import DataError
 from ..rebuild import load_dictionary
 from . import QUANTIZATIONS, needs
-from .source import BEAM, Source, log_probabilities, translate
+from .source import BEAM, Source, translated
 
 SENTENCEPIECE = "sentencepiece.model"
 EXAMPLE = f'''"""Translate lines of standard input: python example.py < text"""
@@ -147,13 +146,9 @@ def _compare(source: Source, translator: object, tolerance: float) -> str:
         return [words[which][token] for token in tokens]
 
     difference, count, same = 0.0, 0, 0
-    found = translate(source.rebuilt, source.sentences)
-    for sentence, target in tqdm(
-        list(zip(source.sentences, found)), "comparison", disable=None, leave=False
-    ):
+    for sentence, target, expected in translated(source):
         texts = symbols(sentence, 0), symbols(target[:-1], 1)
         scores = translator.score_batch([texts[0]], [texts[1]])[0].log_probs
-        expected = log_probabilities(source.rebuilt, sentence, target)
         difference += float((torch.tensor(scores) - expected).abs().sum())
         count += len(scores)
         result = translator.translate_batch(
@@ -168,6 +163,6 @@ def _compare(source: Source, translator: object, tolerance: float) -> str:
             f"the mean, more than {tolerance}"
         )
     return (
-        f"{same} of {len(found)} hypotheses are fairseq's, log-probabilities differ by "
-        f"{mean:.1g} in the mean"
+        f"{same} of {len(source.sentences)} hypotheses are fairseq's, "
+        f"log-probabilities differ by {mean:.1g} in the mean"
     )

@@ -9,12 +9,11 @@ from typing import Any, List, Tuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..errors import DataError
 from ..safe_load import torch_version
 from . import needs
-from .source import EOS, Source, log_probabilities, sample, translate
+from .source import EOS, Source, sample, translated
 
 TOLERANCE = 1e-3
 """Of log-probabilities."""
@@ -141,13 +140,9 @@ def _compare(source: Source, sessions: List[Any]) -> str:
     """
     encoder, decoder = sessions
     differences: List[float] = []
-    found = translate(source.rebuilt, source.sentences)
-    for sentence, target in tqdm(
-        list(zip(source.sentences, found)), "comparison", disable=None, leave=False
-    ):
+    for sentence, target, expected in translated(source):
         tokens = sample(sentence)["net_input"]["src_tokens"].numpy()
         states, padding = encoder.run(None, {"src_tokens": tokens})
-        expected = log_probabilities(source.rebuilt, sentence, target)
         for step, token in enumerate(target):
             prefix = torch.tensor([[EOS, *target[:step]]]).numpy()
             given = {"prefix": prefix, "states": states, "padding": padding}
@@ -158,4 +153,5 @@ def _compare(source: Source, sessions: List[Any]) -> str:
         raise DataError(
             f"{source.path}: ONNX's log-probabilities differ by {worst:.2g}"
         )
-    return f"log-probabilities of {len(found)} hypotheses differ by at most {worst:.1g}"
+    count = len(source.sentences)
+    return f"log-probabilities of {count} hypotheses differ by at most {worst:.1g}"
