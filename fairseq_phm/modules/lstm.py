@@ -300,7 +300,6 @@ class PHMLSTM(nn.Module):
         options = (self.bias, self.num_layers, self.dropout, self.training)
         if isinstance(input, PackedSequence):
             data, batch_sizes, sorted_indices, unsorted_indices = input
-            self._check_width(data)
             hx = self._initial_state(data, int(batch_sizes[0]), hx, sorted_indices)
             output, h, c = _kernel(
                 data,
@@ -318,7 +317,6 @@ class PHMLSTM(nn.Module):
             raise ValueError(
                 f"PHMLSTM takes input of 2 or 3 dimensions, got {input.dim()}"
             )
-        self._check_width(input)
         batched = input.dim() == 3
         if not batched:
             input = input.unsqueeze(0 if self.batch_first else 1)
@@ -337,12 +335,6 @@ class PHMLSTM(nn.Module):
         output = output.squeeze(0 if self.batch_first else 1)
         return output, (h.squeeze(1), c.squeeze(1))
 
-    def _check_width(self, input: Tensor) -> None:
-        if input.size(-1) != self.input_size:
-            raise ValueError(
-                f"input has width {input.size(-1)}, expected {self.input_size}"
-            )
-
     def _initial_state(
         self,
         input: Tensor,
@@ -350,6 +342,15 @@ class PHMLSTM(nn.Module):
         hx: Optional[State],
         sorted_indices: Optional[Tensor] = None,
     ) -> State:
+        """Return the state to begin with, in the order of a PackedSequence.
+
+        Raises:
+            ValueError: input or state of a size that does not fit.
+        """
+        if input.size(-1) != self.input_size:
+            raise ValueError(
+                f"input has width {input.size(-1)}, expected {self.input_size}"
+            )
         shape = (len(self.cells), batch, self.hidden_size)
         if hx is None:
             zeros = input.new_zeros(shape)
