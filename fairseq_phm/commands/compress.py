@@ -1,15 +1,4 @@
-"""Compress a dense checkpoint: the nearest weights with PHM layers.
-
-``fairseq-phm compress IN OUT --n 4`` reads a trained ``transformer``,
-``transformer_lm`` or ``lstm`` and writes the checkpoint of a PHM model with the same
-sizes, whose weights H = sum_i kron(A_i, S_i) are nearest to the dense ones, see
-:mod:`fairseq_phm.nearest`. It prints how far each layer is from the dense one.
-
-Trained dense weights are hardly sums of few Kronecker products, random ones are not at
-all: of a random 512 x 512 weight 50, 26 and 15 % of the energy (the sum of squares) are
-left at n = 2, 4 and 8. The result is a start for further training, not a model to use
-as it is: ``fairseq-train ... --finetune-from-model OUT``.
-"""
+"""``fairseq-phm compress IN OUT --n N``: the nearest PHM checkpoint of a dense one."""
 
 from __future__ import annotations
 

@@ -1,12 +1,4 @@
-"""Inspect the rules that a PHM model has learned, as one page with pictures.
-
-``fairseq-phm inspect CHECKPOINT --out DIR`` writes ``DIR/index.html``, a page without
-scripts that needs no network, and its pictures as PNG files. It shows the rules beside
-the known algebras that they are nearest to, how many of its n summands each layer uses,
-which layers have learned the same rule, and how far the rules moved in training. The
-page explains its pictures. Rules may be full ones or of CP rank R, learned or frozen,
-of any model. Needs matplotlib; fairseq is not needed.
-"""
+"""``fairseq-phm inspect CHECKPOINT --out DIR``: learned rules as one page."""
 
 from __future__ import annotations
 
