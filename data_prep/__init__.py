@@ -28,6 +28,7 @@ def errors_in_one_line(name: str) -> Iterator[None]:
     logging.disable(logging.INFO)
     try:
         yield
+        sys.stdout.flush()
     except ValueError as error:
         if "DataError" not in {kind.__name__ for kind in type(error).__mro__}:
             raise  # by name: the plugin's is another one, and slow to import

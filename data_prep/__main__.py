@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.list:
         for name in declaration.names():
-            print(_line(declaration.load(name)), flush=True)
+            print(_line(declaration.load(name)))
         return
     if options.data_set:
         data_set = declaration.load(options.data_set)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import scipy
@@ -129,38 +129,43 @@ def main() -> None:
     for name in ("hypotheses", "references", "baseline"):
         needed = name != "baseline"
         parser.add_argument(f"--{name}", type=Path, required=needed, metavar="FILE")
-    options = parser.parse_args()
+    given = parser.parse_args()
     with errors_in_one_line("score"):
-        references = read_lines(options.references)
-        rows: List[List[str]] = []
-        for file in filter(None, (options.hypotheses, options.baseline)):
-            lines = read_lines(file)
-            if len(lines) != len(references):
-                raise DataError(
-                    f"{file} has {len(lines)} lines but {options.references} has "
-                    f"{len(references)}"
-                )
-            found = score(lines, references)
-            scores = [f"{found[name]:.2f}" for name in METRICS]
-            rows.append([str(file), *scores, f"{found['length_ratio']:.3f}"])
-        if options.baseline:
-            difference = compare(
-                read_lines(options.hypotheses), read_lines(options.baseline), references
+        print(report(given.hypotheses, given.references, given.baseline))
+
+
+def report(hypotheses: Path, references: Path, baseline: Optional[Path]) -> str:
+    """Score the lines of files; with a baseline, compare them with its own.
+
+    Raises:
+        DataError: a file that cannot be read, or different numbers of lines.
+    """
+    true = read_lines(references)
+    texts: List[List[str]] = []
+    rows: List[List[str]] = []
+    for file in filter(None, (hypotheses, baseline)):
+        lines = read_lines(file)
+        if len(lines) != len(true):
+            raise DataError(
+                f"{file} has {len(lines)} lines but {references} has {len(true)}"
             )
+        found = score(lines, true)
+        scores = [f"{found[name]:.2f}" for name in METRICS]
+        rows.append([str(file), *scores, f"{found['length_ratio']:.3f}"])
+        texts.append(lines)
     headers = ["", "BLEU", "chrF", "BLEU intl", "length"]
-    print(
-        tabulate(
-            rows, headers, disable_numparse=True, colalign=["left"] + 4 * ["right"]
-        )
-    )
-    if options.baseline:
-        print(
-            f"BLEU {difference['bleu_difference']:+.2f} over the baseline, "
-            f"p = {difference['bleu_p']:.4f}"
-        )
-        print(f"approximate randomisation: {difference['test_signature']}")
+    align = ["left"] + 4 * ["right"]
+    said = [tabulate(rows, headers, disable_numparse=True, colalign=align)]
+    if baseline:
+        tested = compare(*texts, true)
+        said += [
+            f"BLEU {tested['bleu_difference']:+.2f} over the baseline, "
+            f"p = {tested['bleu_p']:.4f}",
+            f"approximate randomisation: {tested['test_signature']}",
+        ]
     for header, name in zip(headers[1:], METRICS):
-        print(f"{header}: {found[f'{name}_signature']}")
+        said.append(f"{header}: {found[f'{name}_signature']}")
+    return "\n".join(said)
 
 
 def _check(**sides: Sequence[str]) -> None:

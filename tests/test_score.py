@@ -1,9 +1,12 @@
 """Scores of translations: sacreBLEU's figures, the paired test, the command line."""
 
+import os
 import random
+import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 from sacrebleu.metrics import BLEU
 
 from data_prep import DataError
@@ -113,3 +116,17 @@ def test_command_line(lines, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit, match=message) as error:
             call(*files)
         assert "\n" not in str(error.value)
+
+
+def test_files_may_be_pipes_and_what_reads_the_output_may_end(tmp_path):
+    (tmp_path / "text").write_text("a b c d\ne f g h\n")
+    command = (
+        f"{sys.executable} -m recipes.score --hypotheses <(cat text) --references text"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --baseline <(cat text) && {command} | true"],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+    assert "BLEU +0.00 over the baseline, p = 1.0000" in done.stdout
+    assert not done.stderr

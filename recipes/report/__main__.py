@@ -51,7 +51,7 @@ def main() -> None:
         if not given:
             write_results(results)
         elif results:
-            print("\n\n".join(tables(results)), flush=True)
+            print("\n\n".join(tables(results)))
         else:
             raise DataError(f"no results in {', '.join(map(str, given))}")
 
