@@ -154,6 +154,17 @@ def test_script_with_all_its_processes(texts, tmp_path):
     assert result["experiment"] == "pt-br-zh_Hans" and result["checkpoints"] == 1
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="has no PYTHONSAFEPATH")
+def test_modules_of_the_working_directory_are_not_taken(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "__init__.py").write_text("raise SystemExit('theirs')")
+    said = subprocess.check_output(
+        [ROOT / "recipes" / "speed.sh", "--help"], cwd=tmp_path, text=True,
+        env={**os.environ, "RECIPE_PYTHON": sys.executable},
+    )  # fmt: skip
+    assert said.startswith("usage: speed.sh")
+
+
 @pytest.fixture
 def translate(texts, tmp_path, in_process, monkeypatch):
     """Run the recipe for translation on a few words."""

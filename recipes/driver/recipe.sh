@@ -8,6 +8,7 @@ recipe() { # MODULE OPTIONS...
   root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
   shift
   export RECIPE=${0##*/} # as messages call it
+  export PYTHONSAFEPATH=1 # from Python 3.11 on: no modules of the working directory
   if [ -n "$python" ] && ! command -v "$python" >/dev/null; then
     echo "$RECIPE: RECIPE_PYTHON $python: no such program" >&2 && exit 1
   fi
