@@ -148,13 +148,15 @@ def load(name: str) -> DataSet:
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
-        declared = tomllib.loads(path.read_text(encoding="utf-8"))
+        declared = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         known = ", ".join(names())
         raise DataError(f"no data set {name!r}; declared are {known}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
-    parts = tuple(_made(Part, part, path) for part in declared.pop("parts", []))
+    parts = declared.pop("parts", [])
+    if isinstance(parts, list):
+        parts = tuple(_made(Part, part, path) for part in parts)
     declared["paper"] = _made(Paper, declared.pop("paper", {}), path)
     data_set = _made(DataSet, {**declared, "name": path.stem, "parts": parts}, path)
     _check(data_set, path)
@@ -168,12 +170,7 @@ def _made(kind: Type[Declared], values: Mapping[str, Any], path: Path) -> Declar
     for key, value in values.items():
         if key not in known:
             raise DataError(f"{path}: unknown key {key!r} (known: {', '.join(known)})")
-        wanted = known[key].type.partition("[")[0]
-        found = {"list": "Tuple", "tuple": "Tuple", "dict": "Dict"}.get(
-            type(value).__name__
-        )
-        found = found or type(value).__name__
-        if found != wanted and (found, wanted) != ("int", "float"):
+        if not _has_type(value, known[key].type):
             raise DataError(
                 f"{path}: {key} = {value!r} is not of type {known[key].type}"
             )
@@ -181,6 +178,18 @@ def _made(kind: Type[Declared], values: Mapping[str, Any], path: Path) -> Declar
         return kind(**{key: _frozen(value) for key, value in values.items()})
     except TypeError as error:
         raise DataError(f"{path}: {str(error).partition(' ')[2]}") from None
+
+
+def _has_type(value: Any, wanted: str) -> bool:
+    """Whether a value of TOML has the type of a field, as its annotation spells it."""
+    outer, _, inner = wanted.partition("[")
+    found = type(value).__name__
+    if found in ("list", "tuple"):
+        one = inner.partition(",")[0]  # but for those of tables in tables
+        return outer == "Tuple" and (
+            "[" in one or all(_has_type(x, one) for x in value)
+        )
+    return found == outer or (found, outer) in (("int", "float"), ("dict", "Dict"))
 
 
 def _frozen(value: Any) -> Any:

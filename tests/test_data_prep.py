@@ -420,6 +420,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, bytes_allowed):
 
 
 DECLARED = 'title = "x"\nkind = "parallel"\nlanguages = ["en", "de"]\n'
+TABLE = 'title = "x"\nkind = "table"\ncolumns = ["text", "label"]\n'
 
 
 def test_bad_options_and_declarations(raw, tmp_path):
@@ -447,8 +448,10 @@ def test_bad_options_and_declarations(raw, tmp_path):
         ('title = "x"\nkind = 3', "kind = 3 is not of type str"),
         ('title = "x"', "missing 1 required positional argument: 'kind'"),
         ("title", "Expected '=' after a key"),
+        (DECLARED + "parts = 3", "parts = 3 is not of type Tuple[Part, ...]"),
+        (TABLE + "labels = [0, 1]", "labels = [0, 1] is not of type Tuple[str, ...]"),
     ):
-        file.write_text(text)
+        file.write_text(text, "utf-8-sig")  # as editors on Windows do
         error = last(file, "--raw", raw, "--out", tmp_path / "out")
         assert error.startswith(f"data_prep: {file}: ") and message in error
 
