@@ -165,17 +165,15 @@ def _encode(
 def decode(model: Path, lines: Sequence[str]) -> List[str]:
     """Make text of subwords again; bytes of rare characters become characters.
 
+    A line stays one: a line end, which a model can spell as a byte, becomes a space.
+
     Args:
         model: of sentencepiece, ``out/model`` of :func:`train_subwords`.
         lines: subwords with spaces between, as :func:`encode` writes them.
-
-    >>> decode(Path("model"), [])
-    []
     """
-    if not lines:
-        return []
     processor = SentencePieceProcessor(model_file=str(model))
-    return processor.decode([line.split() for line in lines])
+    texts = processor.decode([line.split() for line in lines])
+    return [text.replace("\n", " ") for text in texts]
 
 
 @lru_cache(maxsize=1)

@@ -238,6 +238,7 @@ def test_subwords_become_the_same_text(vocab_size, tmp_path):
     assert ("<0x" in subwords[-1]) == found["byte_fallback"]
     assert decode(tmp_path / "model", subwords) == lines
     assert decode(tmp_path / "model", ["", "\u2581no <unk>"])[0] == ""
+    assert "\n" not in decode(tmp_path / "model", ["\u2581a <0x0A> \u2581b"])[0]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
