@@ -206,6 +206,7 @@ def test_results_have_a_section_of_it(tmp_path, monkeypatch):
     }  # fmt: skip
     trained = compress_report.tables([{**dense, "lr": 1e-3}, *lines[1:]])
     assert table(trained, 2)["PHM n=4", "trained on"]["to dense"] == "+0.200"  # seed 1
+    assert compress_report.tables([dense]).startswith("# Compression: Xx, size demo\n")
     del lines[1]["energy"]
     (folder / "xx.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     with pytest.raises(SystemExit, match="xx.jsonl:2: the result has no 'energy'"):

@@ -54,8 +54,8 @@ def tables(lines: Sequence[Line], heading: str = "#") -> str:
     for group in grouped(lines, "comparison"):
         models = {Model.parse(line["model"]) for line in group} - {DENSE}
         names = " and ".join(m.name for m in sorted(models, key=lambda m: m.order))
-        title = f"Compression to {names}: {group[0]['experiment']}"
-        title += f", size {group[0]['size']}"
+        title = "Compression" + f" to {names}" * bool(names)
+        title += f": {group[0]['experiment']}, size {group[0]['size']}"
         parts += [f"{heading} {title}", _caption(group), _table(group)]
     return "\n\n".join(parts)
 
