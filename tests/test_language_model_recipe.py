@@ -129,6 +129,10 @@ def test_bad_options(arguments, message, capsys):
     assert error.value.code == 2 and message in capsys.readouterr().err
 
 
+def test_a_folder_without_a_name():
+    assert parse_language_model(["--raw", "/"]).name == "text"
+
+
 def test_script(raw, tmp_path):
     """The real script, up to a part of its stages."""
     done = subprocess.run(

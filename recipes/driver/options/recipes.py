@@ -265,7 +265,7 @@ def parse_language_model(arguments: Sequence[str]) -> LanguageModel:
         parser.error("--raw FOLDER is needed")
     own = SIZES[given.size].arch.replace("phm_transformer", LM)
     given.arch = given.arch or own
-    given.name = given.name or given.raw.resolve().name
+    given.name = given.name or given.raw.resolve().name or "text"
     check_models(parser, given, given.arch, tuple(LANGUAGE_MODELS))
     shared = _shared(given)
     shared["source"] = replace(shared["source"], languages=("txt",))
