@@ -88,6 +88,11 @@ def test_other_settings_are_another_table(change):
     assert names[0] == "xx-yy-small" and len(set(names)) == 2
 
 
+def test_a_picture_of_its_own_for_an_experiment_whose_name_ends_in_a_number():
+    runs = [{**CLASSIFICATION, "experiment": name} for name in ("Toy 2", "Toy")]
+    assert [table.name for table in collect(runs)] == ["toy-2", "toy"]
+
+
 def test_flags_are_of_a_table_and_those_of_phm_of_a_row():
     def run(model, flags):
         return translation(model, 1, 9.0, flags=f"--seed 1 {flags}")

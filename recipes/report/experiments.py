@@ -115,12 +115,11 @@ def collect(results: List[Line]) -> List[Table]:
         key = json.dumps([result["experiment"], settings], sort_keys=True)
         if key not in found:
             words = [result["experiment"], *filter(None, [result.get("size")])]
-            name = slug("-".join(words))
-            others = [t.name for t in found.values() if t.name.startswith(name)]
-            same = [
-                o for o in others if o[len(name) :].strip("-").isdigit() or o == name
-            ]
-            name += f"-{len(same) + 1}" if same else ""
+            name = stem = slug("-".join(words))
+            taken, number = {table.name for table in found.values()}, 1
+            while name in taken:
+                number += 1
+                name = f"{stem}-{number}"
             found[key] = Table(result["experiment"], name, settings)
         row = Row(model, result.get("mean", ""), flags)
         seeds[key, row, result["seed"]] = result
