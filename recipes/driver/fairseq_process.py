@@ -162,10 +162,9 @@ def load_model(checkpoint: Path) -> Any:
 
 def load_parameters(checkpoint: Path) -> Dict[str, int]:
     """Count a checkpoint by :func:`fairseq_phm.count_parameters`."""
-    model = load_model(checkpoint)
     from fairseq_phm import count_parameters
 
-    return count_parameters(model)
+    return count_parameters(load_model(checkpoint))
 
 
 def follow(

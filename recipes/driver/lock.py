@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import sys
@@ -11,11 +12,6 @@ from pathlib import Path
 from typing import Dict, Iterator, Tuple
 
 from .stages import RunError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 _held: Dict[Path, int] = {}
 
@@ -33,9 +29,6 @@ def locked(folder: Path, node: int = 0) -> Iterator[None]:
         RunError: another program holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
     name = f".lock-node{node}" if node else ".lock"
     file = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -204,18 +204,14 @@ class Run(ABC):
     def line(self) -> Dict[str, Any]:
         """All that tables of results need, see :mod:`recipes.report.experiments`."""
         experiment, training = self.experiment, read_json(self.trained)
-        data, here = self.data.summary, provenance(experiment.machine)
+        devices, here = experiment.machine.devices, provenance(experiment.machine)
         return {
             **self.names,
             "task": self.task,
             "model": str(self.model),
             "seed": self.seed,
-            **({"data": data} if data else {}),
-            **(
-                {"devices": devices}
-                if (devices := experiment.machine.devices) > 1
-                else {}
-            ),
+            "data": self.data.summary,
+            **({"devices": devices} if devices > 1 else {}),
             **self.scores(training),
             "curve": training["curve"],
             "training_seconds": training["training_seconds"],
