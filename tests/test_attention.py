@@ -14,7 +14,8 @@ from fairseq_phm.functional import dense_linear
 from fairseq_phm.functional.weight_first import weight_first
 from fairseq_phm.modules import DenseLinear, PHMLinear, PHMLinearRows
 from fairseq_phm.modules.attention import Attention, repeats
-from fairseq_phm.modules.batched_projections import BatchedProjections
+from fairseq_phm.modules.batched_projections import project_at_once
+from fairseq_phm.modules.cache import WeightCache
 
 WIDTH, HEADS, BATCH, LENGTH = 16, 4, 6, 5
 MAPS = {
@@ -285,7 +286,7 @@ def test_rows_that_are_no_neighbours():
     query, key, value = MAPS["fused"]()
     x = torch.randn(3, WIDTH)
     for layers in ([query, value], [key, query]):
-        found = BatchedProjections()(layers, x)
+        found = project_at_once(layers, x, WeightCache())
         torch.testing.assert_close(found, [layer(x) for layer in layers])
 
 
