@@ -72,6 +72,13 @@ def test_a_named_frozen_rule_is_never_replaced(arch, half):
     learned.load_state_dict(before)  # the rule is where it starts
 
 
+def test_a_named_rule_that_learns_is_the_checkpoints():
+    options = dict(phm_rule="quaternion")
+    learned, model = trained("phm_lstm", **options), build("phm_lstm", **options)
+    model.load_state_dict(learned.state_dict())
+    assert_same_state(model.state_dict(), learned.state_dict())
+
+
 def test_a_frozen_rule_without_a_name_is_the_checkpoints():
     learned = trained("phm_transformer", phm_share_rule="none")
     frozen = build("phm_transformer", phm_freeze_rule=True)

@@ -139,6 +139,22 @@ def test_what_is_replaced(task):
     assert abs(model.encoder.lstm.bias_ih_l1).max() <= 0.2
     dense = build(PHMLSTMModel, "phm_lstm", task, phm_n=1)
     assert isinstance(dense.encoder.lstm, nn.LSTM)
+    apart = dict(VARIANTS["n apart"], phm_output_projections=True)
+    model = build(PHMLSTMModel, "phm_lstm", task, **apart)
+    decoder = model.decoder
+    assert model.encoder.lstm.n == 2
+    assert {decoder.layers[1].n, decoder.additional_fc.n} == {8}
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.LSTMCell])
+def test_starts_with_the_bias_type_and_mode_of_the_dense_one(kind):
+    dense = kind(8, 8).double().eval()
+    biases = [p for name, p in dense.named_parameters() if "bias" in name]
+    new = substitute_lstm(dense, 2)
+    cell = new.cells[0] if kind is nn.LSTM else new
+    assert torch.equal(cell.bias, biases[0] + biases[1])
+    assert {p.dtype for p in new.parameters()} == {torch.float64}
+    assert not any(module.training for module in new.modules())
 
 
 def test_every_architecture(task):

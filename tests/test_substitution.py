@@ -12,6 +12,7 @@ from fairseq.models.transformer import TransformerModel
 from torch import nn
 
 from fairseq_phm import PHMLinear, PHMTransformerModel, count_parameters, substitute
+from fairseq_phm.functional import multiplication_rule
 from fairseq_phm.models.architectures import SIZES
 from fairseq_phm.substitution import SHARE_RULE, find_projections
 
@@ -187,6 +188,8 @@ def test_several_processes_do_not_separate_rules(task, monkeypatch):
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     with pytest.raises(ValueError, match="has --phm-share-rule none, this model"):
         model.load_state_dict(old.state_dict())
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+    model.load_state_dict(old.state_dict())  # one process does
 
 
 @pytest.mark.parametrize("share", SHARE_RULE)
@@ -235,6 +238,15 @@ def test_fused_projections_are_one_phm_layer(task):
     assert cross.q_proj.blocks.shape == (4, 8, 8)
 
 
+def test_projections_with_and_without_bias_are_not_fused(task):
+    model = tiny_transformer(task, phm_n=1)
+    attention = model.encoder.layers[0].self_attn
+    attention.k_proj = nn.Linear(32, 32, bias=False)
+    substitute(model, 4, fuse_qkv=True)
+    q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+    assert k.bias is None and k.blocks is not v.blocks and q.blocks is v.blocks
+
+
 @pytest.mark.parametrize("rank", [0, 3])
 @pytest.mark.parametrize("rule", ["learned", "quaternion"])
 @pytest.mark.parametrize("fuse", [False, True])
@@ -254,6 +266,15 @@ def test_variance_of_the_replaced_weight(task, rank, rule, fuse):
         assert H.std().item() == pytest.approx(W.std().item(), rel=0.05), path
         assert abs(H.mean().item()) < 0.05 * W.std().item()
         assert torch.equal(layer.bias, modules[path].bias)
+
+
+def test_wider_attention_starts_smaller(task):
+    """As Xavier's start, with gain 2^-0.5 for q, k and v."""
+    model = tiny_transformer(task, phm_attention_dim=128)
+    attention = model.encoder.layers[0].self_attn
+    for name, expected in (("q_proj", 1 / 160), ("out_proj", 2 / 160)):
+        std = getattr(attention, name).weight.std().item()
+        assert std == pytest.approx(expected**0.5, rel=0.1)
 
 
 def test_a_model_fairseq_does_not_know():
@@ -307,8 +328,9 @@ def test_only_chosen_projections_of_a_fairseq_model(task):
 def test_the_name_of_one_projection():
     block = nn.Module()
     block.linear1, block.other = nn.Linear(8, 8), nn.Linear(8, 8)
-    substitute(block, 2, projections={"ffn": "linear1"})
+    substitute(block.eval(), 2, projections={"ffn": "linear1"})
     assert isinstance(block.linear1, PHMLinear) and isinstance(block.other, nn.Linear)
+    assert not any(module.training for module in block.modules())
     with pytest.raises(ValueError, match="no linear projection called linear2"):
         substitute(block, 2, projections={"ffn": "linear2"})
 
@@ -321,15 +343,17 @@ def test_layers_with_one_weight_are_refused():
         substitute(block, 2)
 
 
-def test_a_model_on_the_meta_device():
+@pytest.mark.parametrize("options", [{}, dict(freeze_rule=True, share_rule="model")])
+def test_a_model_on_the_meta_device(options):
     with torch.device("meta"):
         block = nn.Module()
         block.fc1, block.fc2 = nn.Linear(8, 16), nn.Linear(16, 8)
-    substitute(block, 2, rule="complex").to_empty(device="cpu")
+    substitute(block, 2, rule="complex", **options).to_empty(device="cpu")
     for layer in (block.fc1, block.fc2):
         assert isinstance(layer, PHMLinear) and not layer.weight.is_meta
         layer.reset_parameters()
         assert torch.isfinite(layer(torch.randn(3, layer.in_features))).all()
+        assert torch.equal(layer.full_rule(), multiplication_rule("complex"))
 
 
 @pytest.mark.parametrize(
@@ -408,6 +432,15 @@ def test_frozen_rules_that_are_drawn_are_shared(task, options):
         for name in ("q_proj", "k_proj", "v_proj", "out_proj")
     )
     assert torch.equal(v, out) and torch.equal(q, k) and not torch.equal(q, v)
+
+
+def test_frozen_rules_of_single_layers_stay_theirs(task):
+    """In a model whose layers would have drawn one for a stack."""
+    options = dict(phm_n=4, phm_rule="random", phm_freeze_rule=True)
+    old = tiny_transformer(task, phm_share_rule="none", **options)
+    model = tiny_transformer(task, seed=1, phm_share_rule="stack", **options)
+    model.load_state_dict(old.state_dict())
+    assert_same_state(model.state_dict(), old.state_dict())
 
 
 def test_no_hidden_dense_parameters(task):
