@@ -377,6 +377,25 @@ def test_padding_changes_nothing(model, n):
     torch.testing.assert_close(net(first, second)[0], net(padded, second)[0])
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_words_are_dropped_before_the_lstm(dropout):
+    sizes = SimpleNamespace(phm_n=4, encoder_embed_dim=32, dropout=dropout)
+    states = PHMLSTMClassifier.build_model(sizes, Words(1)).encoder
+    vectors, padding = torch.randn(3, 5, 32), torch.zeros(3, 5, dtype=torch.bool)
+    one, other = (states(vectors, padding) for _ in range(2))
+    assert torch.equal(one, other) == (not dropout)
+    assert torch.equal(*(states.eval()(vectors, padding) for _ in range(2)))
+
+
+@pytest.mark.parametrize("fixed, scale", [(None, 32**0.5), (torch.ones(3, 32), 1)])
+def test_only_learned_words_are_scaled(fixed, scale):
+    words = Words(1)
+    words.fixed_vectors, words.vectors_width = fixed, 32
+    sizes = SimpleNamespace(phm_n=4, encoder_embed_dim=32)
+    net = PHMTransformerClassifier.build_model(sizes, words)
+    assert net.encoder.embed_scale == scale
+
+
 def test_word_vectors_learn_only_their_first_rows():
     torch.manual_seed(0)
     fixed = torch.randn(3, 5)
@@ -448,6 +467,9 @@ def test_words_that_spell_the_dictionarys_own_symbols_are_unknown(tmp_path):
     batch = dataset.collater([dataset[0], dataset[1]])["net_input"]
     unknown, padding = words.unk(), words.pad()
     b, c = words.index("b"), words.index("c")
+    assert len({b, c, unknown}) == 3
     assert batch["src_tokens"].tolist() == [[unknown, padding], [unknown, b]]
     assert batch["pair_tokens"].tolist() == [[unknown, len(words) - 1], [c, padding]]
     assert task.fixed_vectors.tolist() == [[3, 4]] and task.fixed_words == 1
+    assert task.labels == ["no", "yes"]  # sorted, or as they are given
+    assert make_task(tmp_path, labels="yes, no").labels == ["yes", "no"]

@@ -1,6 +1,7 @@
 """The command fairseq-phm: its list, bad input, and checkpoints that run code."""
 
 import argparse
+import logging
 import os
 import pickle
 import shlex
@@ -64,9 +65,12 @@ def test_a_folder_that_cannot_be_searched_is_one_line(monkeypatch):
     def refused(options):
         raise PermissionError(13, "Permission denied", "secret/dict.txt")
 
+    logger = logging.getLogger("fairseq_phm")
+    monkeypatch.setattr(logger, "level", logging.INFO)
     monkeypatch.setattr("fairseq_phm.commands.flags.run", refused)
     with pytest.raises(SystemExit, match="^error: secret/dict.txt: Permission denied$"):
         main(["flags"])
+    assert logger.level == logging.INFO  # commands are quiet, what follows is not
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGI
 from fairseq.models.lstm import LSTMModel
 from torch import nn
 
-from fairseq_phm import PHMLSTM, DataError, PHMLinear
+from fairseq_phm import PHMLSTM, DataError, PHMLinear, nearest
 from fairseq_phm.commands import compress as command
 from fairseq_phm.functional import (
     associative_rule,
@@ -118,6 +118,21 @@ def test_alternating_least_squares_never_rise(n, rank):
     assert error > discarded(parts, n) - 1e-9
     if rank == n * n:  # any rule has this rank
         assert error == pytest.approx(discarded(parts, n))
+
+
+def test_the_best_start_is_kept(monkeypatch):
+    gains = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        like = [one.double() for one in make_cp_factors("learned", 4, 4)]
+        parts = torch.randn(16, 60, dtype=DOUBLE)
+        errors = []
+        for starts in range(1, 5):  # the last one is ``like``
+            monkeypatch.setattr(nearest, "CP_STARTS", starts)
+            errors.append(nearest_cp(parts, like).errors[-1])
+        assert errors == sorted(errors, reverse=True)
+        gains.append(errors[0] - errors[-1])
+    assert max(gains) > 0
 
 
 def test_no_weight_is_no_error():
@@ -422,8 +437,12 @@ def test_bad_input_is_one_line(spoil, message, tmp_path):
         compress(path, "--n", 4, "--force")
         with pytest.raises(DataError, match="phm.pt: is OUT, the checkpoint"):
             out = path.with_name("phm.pt")
-            compress(path, "--n", 4, "--force", "--json", out)
+            same = tmp_path / ".." / tmp_path.name / out.name
+            compress(path, "--n", 4, "--force", "--json", same)
         assert torch.load(out)["model"]
+        out.unlink()
+        with pytest.raises(DataError, match="errors.json: exists; --force"):
+            compress(path, "--n", 4)
 
 
 def test_a_full_disk_for_the_errors_leaves_nothing(tmp_path, monkeypatch):

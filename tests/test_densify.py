@@ -269,11 +269,15 @@ def test_what_is_stored(trained, tmp_path, capsys):
     assert checkpoint["model"].keys() == without_copies(checkpoint["model"]).keys()
     assert checkpoint["cfg"]["common"]["user_dir"] is None
     assert checkpoint["optimizer_history"][-1]["num_updates"] == 12
-    main(["densify", str(trained["fused"]), str(out), "--force", "--options",
+    two = read_checkpoint(trained["fused"])
+    two["optimizer_history"].insert(0, {"num_updates": 5})  # of an earlier optimizer
+    torch.save(two, tmp_path / "two.pt")
+    main(["densify", str(tmp_path / "two.pt"), str(out), "--force", "--options",
           "namespace"])  # fmt: skip
     checkpoint = read_checkpoint(out)
     assert isinstance(checkpoint["args"], argparse.Namespace)
     assert checkpoint["args"].task == "translation"
+    assert [one["num_updates"] for one in checkpoint["optimizer_history"]] == [12]
 
 
 def refused(*arguments):

@@ -87,6 +87,9 @@ def test_spectra_are_those_of_the_rearranged_weight():
     assert found.effective == pytest.approx(1, abs=1e-3)
     layer.blocks.data.zero_()
     assert inspect({"model": layer.state_dict()}).layers[0].effective == 0
+    small = PHMLinear(4, 8, n=4)  # blocks of two numbers each
+    (found,) = inspect({"model": small.state_dict()}).layers
+    assert len(found.values) == 4 and not found.values[2:].any()
 
 
 def checkpoint(**options):
@@ -128,6 +131,16 @@ def test_rules_of_transformers(kind):
         assert found.moves == []
     text = command.__doc__ and found.frozen
     assert bool(text) == (kind == "frozen")
+
+
+def test_fused_layers_that_are_stored_as_q():
+    state = checkpoint(**KINDS["fused"][0])
+    names = [layer.name for layer in inspect(state).layers]
+    for key in list(state["model"]):
+        if "self_attn.k_proj" in key and not key.endswith("bias"):
+            other = key.replace("k_proj", "q_proj")
+            state["model"][other] = state["model"].pop(key)
+    assert sorted(layer.name for layer in inspect(state).layers) == sorted(names)
 
 
 def test_rules_that_moved_come_first():
@@ -267,8 +280,10 @@ def test_bad_input_is_one_line(make, message, tmp_path):
 def test_folders_and_damaged_files_are_one_line(tmp_path, monkeypatch):
     path = tmp_path / "text.pt"
     path.write_text("no tensors")
+    (tmp_path / "link").symlink_to("nothing")
     for out, message in [
         (tmp_path, "exists already; choose a new folder"),
+        (tmp_path / "link", "exists already; choose a new folder"),
         (tmp_path / "no" / "page", "no: no such folder"),
         (tmp_path / "page", "text.pt: no checkpoint"),
     ]:

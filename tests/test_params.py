@@ -39,6 +39,7 @@ def table(capsys):
         dict(phm_n=1, share_all_embeddings=True),
         dict(phm_rule_rank=2, share_decoder_input_output_embed=True),
         dict(phm_rule="quaternion", phm_freeze_rule=True, phm_rank=2),
+        dict(phm_embeddings=2, share_all_embeddings=True),
     ],
 )
 def test_sums_are_those_of_the_models(options):
@@ -79,10 +80,19 @@ def test_an_architecture_with_flags(table):
     assert 0.12 < ratio < 0.15
 
 
-def test_multiply_adds_of_cp_rules(table):
-    found = table(*SMALL, "--phm-n", "4", "--phm-rule-rank", "4")
+@pytest.mark.parametrize(
+    "flags, operations",
+    [
+        (["4"], 128 * 512 // 4 + 4 * (128 + 512)),
+        (["8"], 128 * 512 // 2 + 8 * (128 + 512)),
+        (["9"], 128 * 512),
+        (["4", "--phm-rank", "2"], 128 * 512),
+    ],
+)
+def test_multiply_adds_of_cp_rules(table, flags, operations):
+    found = table(*SMALL, "--phm-n", "4", "--phm-rule-rank", *flags)
     row = found["encoder.layers.*.fc1 (2)"]
-    assert row[3] == str(2 * (128 * 512 // 4 + 4 * (128 + 512)))
+    assert row[3] == str(2 * operations)
     assert row[4] == str(2 * 128 * 512)
 
 

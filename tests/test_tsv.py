@@ -22,16 +22,16 @@ SPACE = word_tokenizer("space", lowercase=True)
 )
 def test_reads_plain_and_compressed(tmp_path, ending, pack):
     path = tmp_path / f"a.tsv{ending}"
-    text = "\ufeffA cat\tAn animal\tyes\tmore\r\nIt 's\tred\tno\n"
+    text = "\ufeffA cat\tAn animal\tyes\tmore\r\n\ufeffIt 's\tred\tno\n"
     path.write_bytes(pack(text.encode()))
     first, second = read_examples(path, Columns((1, 2), 3), SPACE, ["yes", "no"])
     assert first.sentences == [["a", "cat"], ["an", "animal"]] and first.label == "yes"
-    assert second.sentences == [["it", "'s"], ["red"]] and second.label == "no"
+    assert second.sentences == [["\ufeffit", "'s"], ["red"]] and second.label == "no"
 
 
 def test_header_and_order_of_columns(tmp_path):
     path = tmp_path / "a.tsv"
-    path.write_text("label\tid\ttext\nyes\t1\ta b\n")
+    path.write_text("label\tid\ttext\n yes \t1\ta b\n")
     (row,) = read_examples(path, Columns((3,), 1), SPACE, header=True)
     assert row.sentences == [["a", "b"]] and row.label == "yes"
 
@@ -152,8 +152,8 @@ def test_treebank_tokenizer():
 def test_vectors(tmp_path):
     path = tmp_path / "v.txt"
     path.write_text("3 2\na 1 2\nb 3 4\n. . . 5 6\na 7 8\nc x y\n")
-    vectors, width = read_vectors(path, {"a", "b", "z"})
-    assert width == 2 and list(vectors) == ["a", "b"]
+    vectors, width = read_vectors(path, {"a", "b", "z", ". . ."})
+    assert width == 2 and list(vectors) == ["a", "b", ". . ."]
     np.testing.assert_array_equal(vectors["a"], [1, 2])
     assert vectors["a"].dtype == np.float32
 
