@@ -20,9 +20,10 @@ from filelock import FileLock
 from forked import python
 
 from data_prep import DataError, declaration
+from data_prep.clean import clean_pairs
 from data_prep.prepare import prepare
 from data_prep.subwords import decode, encode, train_subwords
-from data_prep.text import read_chunks, read_lines
+from data_prep.text import in_parallel, read_chunks, read_lines
 from data_prep.workspace import Workspace
 
 pytestmark = pytest.mark.one_version
@@ -79,7 +80,7 @@ def test_pairs_become_what_fairseq_reads(raw, tmp_path):
     with (raw / "train.yy").open("a") as file:
         file.write(f"\nb\nb\n{'b' * 40}\nc b\nb\n")
     (raw / "test.xx").write_bytes(
-        b"\xef\xbb\xbfa\r\n\nb\xe2\x80\xa8c\ncafe\xcc\x81\n" + b"d\n" * 7
+        b"\xef\xbb\xbfa\r\r\n\nb\xe2\x80\xa8c\ncafe\xcc\x81\n" + b"d\n" * 7
     )
     for name, ending, opener in (("train.yy", ".gz", gzip), ("valid.xx", ".xz", lzma)):
         with opener.open(raw / (name + ending), "wb") as file:
@@ -101,6 +102,7 @@ def test_pairs_become_what_fairseq_reads(raw, tmp_path):
     assert f"--raw {raw}" in made["command"] and "sentencepiece" in made["versions"]
     test = ["a", "", "b\u2028c", "caf\u00e9"] + ["d"] * 7
     assert read_lines(out / "clean" / "test.xx") == test
+    assert b"\r" not in (out / "clean" / "test.xx").read_bytes()
     assert (out / "encoded" / "test.xx").read_bytes().count(b"\n") == 11
     for step, result in made["steps"].items():
         for name, digest in result["sha256"].items():
@@ -132,7 +134,7 @@ def test_unchanged_steps_are_skipped(raw, tmp_path, in_process):
     }
 
     def steps(**changes):
-        declared = replace(data_set, subwords=40, **changes)
+        declared = replace(data_set, **{"subwords": 40, **changes})
         before = {path: path.stat().st_mtime_ns for path in out.glob("*/step.json")}
         prepare(declared, out, files)
         after = {path: path.stat().st_mtime_ns for path in out.glob("*/step.json")}
@@ -157,6 +159,9 @@ def test_unchanged_steps_are_skipped(raw, tmp_path, in_process):
     assert manifest(out)["counts"]["valid"] == 10
     assert steps(max_ratio=3.0) == {"clean"}
     assert steps(subword_sentences=110, max_ratio=3.0) >= {"subwords"}
+    assert steps(subwords=30, max_ratio=3.0) == everything - {"clean"}
+    assert steps(subwords=30, max_ratio=3.0, lines=50) == everything
+    assert manifest(out)["counts"] == {"train": 50, "valid": 5, "test": 5}
 
 
 def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
@@ -239,6 +244,33 @@ def test_subwords_become_the_same_text(vocab_size, tmp_path):
     assert decode(tmp_path / "model", subwords) == lines
     assert decode(tmp_path / "model", ["", "\u2581no <unk>"])[0] == ""
     assert "\n" not in decode(tmp_path / "model", ["\u2581a <0x0A> \u2581b"])[0]
+
+
+def test_training_pairs_of_too_many_subwords_are_dropped(raw, tmp_path):
+    sides, made = ("xx", "yy"), tmp_path / "encoded"
+    made.mkdir()
+
+    def encoded(longest, vocab_size):
+        trained = [raw / f"train.{side}" for side in sides]
+        train_subwords(trained, tmp_path, vocab_size, 5000)
+        report = encode(raw, sides, tmp_path / "model", made, 1, longest)
+        return report["train"], [read_lines(made / f"train.{side}") for side in sides]
+
+    for split in ("valid", "test"):  # which must fit
+        for side in sides:
+            (raw / f"{split}.{side}").write_text("a b\n")
+    report, everything = encoded(0, 40)
+    assert report["pairs"] == 60 and report["dropped"] == {}
+    lengths = [max(len(line.split()) for line in pair) for pair in zip(*everything)]
+    longest = sorted(lengths)[40]
+    left = sum(length <= longest for length in lengths)
+    assert left < 60
+    report, kept = encoded(longest, 40)
+    assert report["dropped"] == {f"over {longest} subwords": 60 - left}
+    assert report["pairs"] == len(kept[0]) == len(kept[1]) == left
+    assert report["subwords"]["yy"] == sum(len(line.split()) for line in kept[1])
+    _, others = encoded(0, 20)  # a model of the same path
+    assert sum(map(len, others[0])) != sum(map(len, everything[0]))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
@@ -342,6 +374,24 @@ def test_sides_are_unequal_beyond_the_limit_as_well(raw):
             list(read_chunks(sides, limit))
     (chunk,) = read_chunks([raw / "test.yy"] * 2, 3)
     assert [len(side) for side in chunk.sides] == [3, 3]
+
+
+def test_limits_themselves_are_kept(raw, tmp_path):
+    sizes = [(30, 10), (31, 10), (42, 21), (43, 21), (50, 50), (51, 50)]
+    for side, lengths in zip(("xx", "yy"), zip(*sizes)):
+        text = "".join("a" * length + "\n" for length in lengths)
+        (raw / f"train.{side}").write_text(text)
+    files = {s: [raw / f"{s}.{side}" for side in ("xx", "yy")] for s in SIZES}
+    report = clean_pairs(files, ("xx", "yy"), tmp_path, 50, 2.0, 1)["train"]
+    assert report["pairs"] == 3 and report["dropped"] == {"ratio": 2, "too long": 1}
+    report = clean_pairs(files, ("xx", "yy"), tmp_path, 50, 2.0, 1, lines=11)
+    assert [report[split]["pairs"] for split in SIZES] == [3, 2, 2]
+
+
+def test_results_come_in_the_order_of_the_jobs():
+    jobs = range(-20, 0)
+    for workers in (1, 2):
+        assert list(in_parallel(abs, jobs, workers)) == [abs(job) for job in jobs]
 
 
 def test_a_damaged_manifest_is_made_anew(raw, tmp_path):
@@ -479,6 +529,20 @@ def test_every_part_is_checked(tmp_path, part, message):
         file.write_text(DECLARED + "".join(order))
         with pytest.raises(DataError, match=message):
             declaration.load(str(file))
+
+
+def test_what_a_declaration_may_just_have(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text(DECLARED + 'hold_out = ["valid"]\nhold_out_every = 1\n')
+    with pytest.raises(DataError, match="hold_out_every must be above 1"):
+        declaration.load(str(file))
+    file.write_text(DECLARED + 'hold_out = ["valid"]\nhold_out_every = 2\n')
+    assert declaration.load(str(file)).hold_out_every == 2
+    file.write_text(DECLARED + "max_ratio = 3\n")
+    data_set = declaration.load(str(file))
+    assert data_set.max_ratio == 3
+    assert data_set.between(("de", "en")).sides == ("en", "de")
+    assert data_set.between(("de", "en"), own_files=True).sides == ("de", "en")
 
 
 def test_every_declaration_is_complete():

@@ -16,6 +16,8 @@ import pytest
 
 from data_prep import DataError
 from data_prep.archive import open_archive
+from data_prep.declaration import Part
+from data_prep.sources import _parallel
 
 pytestmark = pytest.mark.one_version
 
@@ -121,6 +123,24 @@ def test_another_version_is_downloaded_from_the_start(server, tmp_path):
     server.files["a.txt"], server.tag = CONTENT[::-1], '"2"'
     download(server.url + "a.txt", tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize("tag", ["", 'W/"1"'])
+def test_without_a_strong_tag_it_starts_again(server, tmp_path, tag):
+    server.tag = tag
+    interrupt(server, tmp_path / "a.txt")
+    download(server.url + "a.txt", tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_bytes() == CONTENT
+    assert set(server.ranges) == {None}
+
+
+def test_what_came_whole_before_it_was_named_comes_again(server, tmp_path):
+    server.files["a.txt"] = CONTENT
+    (tmp_path / "a.txt.part").write_bytes(CONTENT)
+    (tmp_path / "a.txt.part.version").write_text(server.tag)
+    download(server.url + "a.txt", tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT)}-", None]
 
 
 def test_a_full_disk_is_one_line(server, tmp_path):
@@ -318,6 +338,37 @@ def test_agreement(server, tmp_path):
     assert (clean / "valid.tsv").read_text() == 2 * "it\tsingular\t0\n"
     assert (clean / "test.tsv").read_text() == 2 * keys
     assert (clean / "train.tsv").read_text().count("\n") == 16
+
+
+LINES = Part("train")
+TABLE = Part("train", urls=("u",), format="table", fields=("text", "gold"))
+
+
+@pytest.mark.parametrize(
+    "files,part,message",
+    [
+        ([[b"a", b"b"], [b"a"]], LINES, "^2 ends before line 2 of the other side"),
+        ([[b"a"], [b"a", b"b"]], LINES, "^1 ends before line 2 of the other side"),
+        ([[b"a\tb"]], TABLE, "^1:1: no column gold, text"),
+        ([[b"a\ttext\tgold", b"1\t2"]], TABLE, "^1:2: 2 columns of 3"),
+    ],
+)
+def test_rows_that_are_not_whole(files, part, message):
+    with pytest.raises(DataError, match=message):
+        list(_parallel(files, ["1", "2"], part))
+
+
+@pytest.mark.parametrize(
+    "position,tag", [("1", "VBZ"), ("4", "VBZ"), ("x", "VBP"), ("", "VBP"), ("2", "NN")]
+)
+def test_sentences_without_such_a_verb(position, tag):
+    names = ("sentence", "position", "tag", "attractors")
+    part = Part("train", urls=("u",), format="agreement", fields=names)
+    rows = [names, ("it is so", "2", "VBZ", "0"), ("it is so", position, tag, "0")]
+    found = _parallel([["\t".join(row).encode() for row in rows]], ["1"], part)
+    assert next(found) == (b"it\tsingular\t0",)
+    with pytest.raises(DataError, match=f"^1:3: no verb .* at word '{position}'"):
+        next(found)
 
 
 MTDATA = """#!/bin/sh
