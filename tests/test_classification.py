@@ -394,6 +394,7 @@ def test_only_learned_words_are_scaled(fixed, scale):
     sizes = SimpleNamespace(phm_n=4, encoder_embed_dim=32)
     net = PHMTransformerClassifier.build_model(sizes, words)
     assert net.encoder.embed_scale == scale
+    assert all(layer.normalize_before for layer in net.encoder.layers)
 
 
 def test_word_vectors_learn_only_their_first_rows():

@@ -52,6 +52,23 @@ def test_a_fact_has_one_translation(pair):
             assert translations.setdefault(source, target) == target
 
 
+def test_names_are_unique_in_both_languages():
+    names = {"a": "1 2", "b": "3 2", "c": "4 5", "d": "6 7", "e": "6 8"}
+    found = cldr._names(names, lambda key, at: names[key].split()[at], (0, 1))
+    assert found == {"c": ("4", "5")}
+
+
+def test_what_has_no_name_is_left_out():
+    def render(amount, key, locale):
+        return f"{amount} {'litres' if key == 'volume' else key}"  # as babel does
+
+    assert cldr._named("volume mass", render, ("en", "de")) == ["volume"]
+
+
+def test_hours_are_those_of_the_language():
+    assert [cldr._hours(Locale(at)) for at in ("en", "de", "vi")] == ["hm", "Hm", "Hm"]
+
+
 def test_facts_follow_cldr():
     text = {pair: repr(sentence_pairs("en", pair, 2000, 1)) for pair in ("de", "mk")}
     for known in (" kilometers", " Kilometer", "Germany", "Deutschland", "Donnerstag"):

@@ -134,6 +134,12 @@ def everything(folder):
     return path
 
 
+def test_bytes_of_old_pickles_have_one_encoding():
+    assert safe_load._encode("\xe9", "latin1") == b"\xe9"
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported encoding utf-16"):
+        safe_load._encode("a", "utf-16")
+
+
 def test_reads_what_fairseq_writes(tmp_path, reader):
     checkpoint = read_checkpoint(everything(tmp_path))
     assert checkpoint["args"].betas == (0.9, 0.98)

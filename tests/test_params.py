@@ -11,7 +11,7 @@ from fairseq.models.transformer import TransformerModel
 from fairseq_phm import PHMLSTM, count_parameters
 from fairseq_phm.commands import main, params
 from fairseq_phm.modules import WordVectors
-from fairseq_phm.rebuild import build
+from fairseq_phm.rebuild import build, dictionary_paths, vocabulary_sizes
 
 SMALL = ["--arch", "phm_transformer_tiny", "--vocab-size", "100"]
 
@@ -120,6 +120,19 @@ def test_a_language_model_with_fewer_outputs(table, tmp_path):
     assert rows["output projection"][0] == str(9 * dim)
 
 
+def test_vocabularies_of_adaptive_inputs_and_of_data(tmp_path):
+    parts = {
+        f"decoder.embed_tokens.embeddings.{i}.0.weight": torch.ones(size, 2)
+        for i, size in enumerate((10, 5))
+    }
+    assert vocabulary_sizes(parts) == (15, 15)
+    for name in ("train.xx-yy.xx.idx", "dict.xx.txt", "dict.yy.txt"):
+        (tmp_path / name).touch()
+    checkpoint = {"cfg": {"task": {"_name": "translation"}}}  # languages as inferred
+    found = dictionary_paths(checkpoint, tmp_path)
+    assert [path.name for path in found] == ["dict.xx.txt", "dict.yy.txt"]
+
+
 def test_a_checkpoint(table, tmp_path):
     model = params._parse_model(
         argparse.ArgumentParser(), "phm_transformer_tiny", ["--phm-n", "4"]
@@ -146,6 +159,7 @@ def test_a_checkpoint(table, tmp_path):
         (["--arch", "phm_transformer", "--phm-n", "3"], "nearest n that fit: 2, 4"),
         (["--arch", "phm_lstm_classifier"], "depend on the data: give a checkpoint"),
         (["--arch", "phm_transformer", "--vocab-size", "2"], "at least 5 symbols"),
+        (["--arch", "phm_lstm", "--source-vocab-size", "4"], "at least 5 symbols"),
         (
             ["--arch", "phm_transformer", "--encoder-embed-path", "none.txt"],
             "error: --arch phm_transformer: ",
