@@ -292,9 +292,9 @@ def test_a_result_that_differs_is_refused(data, checkpoints, tmp_path, monkeypat
 def test_onnx_that_gives_no_numbers_is_refused(monkeypatch):
     from fairseq_phm.exports import to_onnx
 
-    monkeypatch.setattr(to_onnx, "translate", lambda *_: [[5, 2]])
-    monkeypatch.setattr(to_onnx, "log_probabilities", lambda *_: torch.zeros(2))
-    source = SimpleNamespace(path="a.pt", rebuilt=None, sentences=[[5]])
+    found = [([5], [5, 2], torch.zeros(2))]
+    monkeypatch.setattr(to_onnx, "translated", lambda *_: found)
+    source = SimpleNamespace(path="a.pt", sentences=[[5]])
     encoder = SimpleNamespace(run=lambda *_: (None, None))
     decoder = SimpleNamespace(run=lambda *_: [torch.full((1, 9), torch.nan)])
     with pytest.raises(DataError, match="a.pt: ONNX's log-prob.* differ by nan"):
