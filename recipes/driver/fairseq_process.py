@@ -29,14 +29,19 @@ DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN
 POLL = 0.05
 """Seconds between looks at the log of a process."""
 
-KEEP_MEMORY = {
+TUNED = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "GOMP_SPINCOUNT": "1000",
 }
 """glibc keeps what tensors free, in place of asking the system for it once more.
 
 ``fairseq-train`` with ``--size demo`` on a CPU: 1.13 and 1.18 times the tokens a second
 (``train_wps`` of 80 updates, with and without in turns).
+
+Threads that wait for others soon sleep. ``quickstart.sh``, two threads on two cores:
+beside two other trainings 5.4 updates a second in place of 0.2 to 1.2, alone 10.0 in
+place of 10.9.
 """
 
 
@@ -189,7 +194,7 @@ def follow(
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**KEEP_MEMORY, **environment(threads)},
+            env={**TUNED, **environment(threads)},
             pass_fds=inherited(log.parent),
             preexec_fn=end_with_parent,
         )
