@@ -29,12 +29,14 @@ DIVERGED = re.compile("FloatingPointError|Minimum loss scale reached|loss is NaN
 POLL = 0.05
 """Seconds between looks at the log of a process."""
 
-TUNED = {
+DEFAULT_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "GOMP_SPINCOUNT": "1000",
 }
-"""glibc keeps what tensors free, in place of asking the system for it once more.
+"""Of trainings, where the user has set nothing else.
+
+glibc keeps what tensors free, in place of asking the system for it once more.
 
 ``fairseq-train`` with ``--size demo`` on a CPU: 1.13 and 1.18 times the tokens a second
 (``train_wps`` of 80 updates, with and without in turns).
@@ -194,7 +196,7 @@ def follow(
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**TUNED, **environment(threads)},
+            env={**DEFAULT_ENVIRONMENT, **environment(threads)},
             pass_fds=inherited(log.parent),
             preexec_fn=end_with_parent,
         )
