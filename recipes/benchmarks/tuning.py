@@ -22,7 +22,7 @@ from fairseq_phm.functional.weight_first import weight_first
 from .__main__ import device, dtype
 from .timing import now
 
-SIZES = (128, 512, 2048)
+SIZES = (128, 256, 512, 2048)
 OUTPUTS = (*SIZES, 8192)  # the last one stands for a vocabulary
 FEW = (1, 2, 3, 5, 8, 12, 16, 20, 26, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256)
 MANY = (320, 80, 20, 8, 3, 1)
