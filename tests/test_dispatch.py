@@ -201,6 +201,17 @@ def test_the_choice():
         assert choose_path(1, 8, 2000, 500, *place, True) == WEIGHT
 
 
+@pytest.mark.parametrize("width", [128, 256, 512, 2048])
+def test_widths_of_registered_models_are_measured_themselves(width):
+    """A neighbour half or twice as wide has another fastest product."""
+    for (_, _, column), limits in TUNING_TABLE.items():
+        assert any(sizes[1] == sizes[2] == width for sizes in limits), column
+    assert (
+        width == 128
+        or choose_path(1500, 4, width, width, "cpu", torch.float32, False, 4) == CP
+    )
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_quaternions_by_eight_products(training, monkeypatch):
     """Only while the frozen rule is Hamilton's; the results are those of H."""

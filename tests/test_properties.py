@@ -67,7 +67,8 @@ def forced(path):
                 "fairseq_phm.functional.dispatch.weight_goes_first",
                 lambda input, weight: path == "weight first",
             )
-        patch.setattr("fairseq_phm.functional.cp_rules.CHUNK", 3)
+        patch.setattr("fairseq_phm.functional.cp_rules.CHUNK", 0)
+        patch.setattr("fairseq_phm.functional.cp_rules.FEWEST", 3)
         yield
 
 

@@ -9,8 +9,11 @@ from torch import Tensor
 
 from .tracing import can_write_out
 
-CHUNK = 256
-"""Tokens that are mixed and multiplied at a time: what is between stays in caches."""
+CHUNK = 2**19
+"""Numbers that are mixed and multiplied at a time: what is between stays in caches."""
+
+FEWEST = 256
+"""Tokens of a chunk at least."""
 
 
 def cp_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
@@ -177,14 +180,15 @@ def cp_linear(
     tokens = input.reshape(-1, n, width)
     combined = (u.t() @ blocks.reshape(n, -1)).view(-1, height, width).transpose(1, 2)
     shift = None if bias is None else bias.view(1, n, height)
+    size = max(FEWEST, CHUNK // (w.size(1) * (height + width)))
     if not can_write_out(input, u, v, w, blocks, bias):
         parts = [
-            _products(chunk, v, w, combined, shift) for chunk in tokens.split(CHUNK)
+            _products(chunk, v, w, combined, shift) for chunk in tokens.split(size)
         ]
         output = torch.cat(parts)
     else:
         output = input.new_empty(tokens.size(0), n, height)
-        for chunk, part in zip(tokens.split(CHUNK), output.split(CHUNK)):
+        for chunk, part in zip(tokens.split(size), output.split(size)):
             _products(chunk, v, w, combined, shift, out=part)
     return output.view(*input.shape[:-1], n * height)
 
