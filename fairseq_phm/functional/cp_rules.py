@@ -13,7 +13,7 @@ CHUNK = 2**19
 """Numbers that are mixed and multiplied at a time: what is between stays in caches."""
 
 FEWEST = 256
-"""Tokens of a chunk at least."""
+"""Tokens of a chunk at least, however wide the layer."""
 
 
 def cp_rule(u: Tensor, v: Tensor, w: Tensor) -> Tensor:
