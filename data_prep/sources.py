@@ -155,14 +155,21 @@ def _parallel(
 
 
 def _wit3(lines: Lines) -> Iterator[bytes]:
-    """Sentences of a TED file of the IWSLT campaigns: untagged lines and ``<seg>``."""
+    """Sentences of a TED file of the IWSLT campaigns, as fairseq's examples take them.
+
+    Untagged lines, titles and descriptions of training files, ``<seg>`` of the XML of
+    validation and test sets.
+    """
+    wanted = {b"title", b"description"}
     for line in lines:
         line = line.strip()
         tag = re.match(rb"<(\w+)[^>]*>(.*?)(</\w+>)?$", line)
         if not tag:
             if not line.startswith(b"<"):
                 yield line
-        elif tag[1] in (b"seg", b"title", b"description"):
+        elif tag[1] == b"doc":
+            wanted = {b"seg"}
+        elif tag[1] in wanted:
             yield tag[2].strip()
 
 

@@ -248,7 +248,9 @@ def test_talks_from_an_archive(server, tmp_path):
             train = "<url>http://a</url>\n<title>A title</title>\n" + "".join(
                 f" line {i} {side} \n" for i in range(45)
             )
-            test = f"<doc>\n<seg id='1'> One {side} </seg>\n<seg id='2'>Two</seg>\n"
+            about = "<title>A title</title>\n<description>On what</description>\n"
+            test = f"<mteval>\n<doc docid='1'>\n{about}<seg id='1'> One {side} </seg>\n"
+            test += "<seg id='2'>Two</seg>\n</doc>\n</mteval>\n"
             for name, text in (("tags", train), ("test", test)):
                 member = tarfile.TarInfo(f"talks/{name}.{side}")
                 member.size = len(text)
