@@ -135,15 +135,9 @@ def fit(weights: Sequence[Weight], free: bool = True) -> List[Layer]:
 
     Returns:
         The errors, in the same order; of the values as the layers hold them.
-
-    Raises:
-        DataError: a weight with numbers that are not finite.
     """
     shared: Dict[int, List[PHMLinear]] = {}
     dense = {id(weight.layer): weight.dense.double() for weight in weights}
-    for name, layer, _ in weights:
-        if not dense[id(layer)].isfinite().all():
-            raise DataError(f"{name} has numbers that are not finite")
     for _, layer, _ in weights:
         held = layer.stored("rule_v" if layer.rule_rank else "rule")
         learns = isinstance(held, nn.Parameter)

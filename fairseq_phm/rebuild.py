@@ -233,7 +233,13 @@ def is_phm(rebuilt: Rebuilt) -> bool:
     return model_name(rebuilt.args).startswith(PREFIX)
 
 
+def longest_source(model: nn.Module) -> int:
+    """Return how many tokens a source sentence can have, its end included."""
+    positions = model.max_positions()
+    return positions[0] if isinstance(positions, tuple) else positions
+
+
 def longest(model: nn.Module) -> int:
-    """Return how many tokens a sentence of a model can have."""
+    """Return how many tokens a sentence of a model can have, on either side."""
     positions = model.max_positions()
     return min(positions) if isinstance(positions, tuple) else positions

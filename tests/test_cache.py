@@ -9,7 +9,7 @@ from conftest import Task, padded_batch, tiny_transformer
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
-from fairseq_phm import PHMLSTM, PHMLinear
+from fairseq_phm import PHMLSTM, PHMLinear, PHMLSTMCell
 from fairseq_phm.modules import PHMLinearRows
 from fairseq_phm.modules.cache import WeightCache
 
@@ -58,6 +58,11 @@ def test_follows_the_rate_of_the_rule():
     before = layer.weight.clone()
     layer.rule_lr = 4.0
     torch.testing.assert_close(layer.weight, 2 * before)
+    cell = PHMLSTMCell(16, 24, 4, rule_lr=2).eval()
+    before = cell.weight_ih.clone()
+    for phm in cell.ih:
+        phm.rule_lr = 4.0
+    torch.testing.assert_close(cell.weight_ih, 2 * before)
 
 
 def weight_of(layer):

@@ -377,7 +377,7 @@ def test_options_that_do_not_fit_are_one_line(flags, message, tmp_path):
 
 def infinite(path):
     model = torch.load(path)["model"]
-    model["encoder.layers.0.fc1.weight"][0] = float("inf")
+    model["encoder.layers.0.fc1.bias"][0] = float("inf")
     change(path, model=model)
 
 
@@ -420,7 +420,7 @@ def change(path, **entries):
         ),
         (
             lambda path: infinite(path),
-            "encoder.layers.0.fc1 has numbers that are not f",
+            "dense.pt: encoder.layers.0.fc1.bias has numbers that are not f",
         ),
         (lambda path: path.with_name("phm.pt").touch(), "phm.pt: exists; --force"),
     ],

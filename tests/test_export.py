@@ -19,7 +19,7 @@ from fairseq_phm.commands import main
 from fairseq_phm.commands.export import FORMATS
 from fairseq_phm.commands.params import _parse_model
 from fairseq_phm.exports import needs
-from fairseq_phm.exports.source import TRANSFORMER_ONLY
+from fairseq_phm.exports.source import TRANSFORMER_ONLY, read_sentences
 from fairseq_phm.rebuild import Rebuilt, build
 
 VARIANTS = {
@@ -113,6 +113,12 @@ def test_ctranslate2(data, checkpoints, tmp_path, capsys, name):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.bin", "dict.src.txt", "dict.tgt.txt", "example.py"} <= names
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    if name == "dense":  # of 20 positions
+        done = subprocess.run(
+            [sys.executable, tmp_path / "out" / "example.py"],
+            input="src1 " * 30, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int8_float32"])
@@ -214,6 +220,8 @@ def test_bad_input_leaves_nothing(data, checkpoints, tmp_path, monkeypatch):
     long.write_text("src1\u0085\n" + "src2 " * 20)
     message = refused("safetensors", checkpoints["dense"], out, "--sentences", long)
     assert "long: line 2 has 20 tokens; the model takes 19" in message
+    long.write_text("src1\n" * 100 + "src2 " * 20)  # the first 100 are used
+    assert len(read_sentences(long, data / "dict.src.txt", str.split, 20)) == 100
     wide = checkpoints["wide"]
     message = refused("safetensors", wide, out, "--dense")
     assert "wide.pt: --phm-attention-dim 64 is not" in message
@@ -221,8 +229,9 @@ def test_bad_input_leaves_nothing(data, checkpoints, tmp_path, monkeypatch):
     assert "--quantization is for --to ctranslate2, not torchscript" in message
     message = refused("onnx", path, out, "--dense")
     assert "--dense is for --to safetensors, not onnx" in message
-    message = refused("ctranslate2", path, out, "--data", empty.parent)
-    assert "dict.src.txt: no such dictionary; --data names" in message
+    for form in ("ctranslate2", "safetensors"):
+        message = refused(form, path, out, "--data", empty.parent)
+        assert "dict.src.txt: no such dictionary; --data names" in message
     (empty.parent / "dict.src.txt").write_text("a 1\n")
     (empty.parent / "dict.tgt.txt").write_text("a 1\n")
     message = refused("ctranslate2", path, out, "--data", empty.parent)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
 from .. import require_fairseq
-from ..checkpoint import read_checkpoint, write_checkpoint
+from ..checkpoint import read_checkpoint, refuse_not_finite, write_checkpoint
 from ..errors import DataError
 from ..files import refuse_existing, written_whole
 from ..functional import ALGEBRAS
@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
             raise DataError(f"--json {options.json}: is OUT, the checkpoint")
     require_fairseq("compression")
     checkpoint = read_checkpoint(options.input)
+    refuse_not_finite(checkpoint["model"], options.input)
     from ..compression import LM, compress
 
     chosen = {name: getattr(options, name) for name in OPTIONS}

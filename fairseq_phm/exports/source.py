@@ -20,6 +20,7 @@ from ..rebuild import (
     is_phm,
     load_dictionary,
     longest,
+    longest_source,
     model_name,
     rebuild,
 )
@@ -113,15 +114,14 @@ def open_source(
     try:
         dictionaries = dictionary_paths(checkpoint, data)
     except DataError:
-        if form == "ctranslate2" or sentences:
+        if form == "ctranslate2" or sentences or data:
             raise
     if dictionaries:
         _check_sizes(dictionaries, rebuilt)
     refuse_not_finite(checkpoint["model"], path)
     split = pieces(sentencepiece) if sentencepiece else str.split
     if sentences:
-        positions = rebuilt.model.max_positions()
-        most = positions[0] if isinstance(positions, tuple) else positions
+        most = longest_source(rebuilt.model)
         tokens = read_sentences(sentences, dictionaries[0], split, most)
     else:
         tokens = random_sentences(rebuilt.source, longest(rebuilt.model))
@@ -173,13 +173,15 @@ def read_sentences(
     words = load_dictionary(dictionary)
     found: List[List[int]] = []
     for number, line in enumerate(lines, start=1):
+        if len(found) == 100:
+            break
         tokens = [words.index(token) for token in split(line)]
         if len(tokens) >= most:
             raise DataError(
                 f"{path}: line {number} has {len(tokens)} tokens; the model takes "
                 f"{most - 1}"
             )
-        if tokens and len(found) < 100:
+        if tokens:
             found.append(tokens)
     if not found:
         raise DataError(f"{path}: no sentences")

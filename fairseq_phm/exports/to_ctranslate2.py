@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import DataError
-from ..rebuild import load_dictionary
+from ..rebuild import load_dictionary, longest_source
 from . import QUANTIZATIONS, needs
 from .source import BEAM, Source, translated
 
@@ -31,7 +31,7 @@ if (folder / "{SENTENCEPIECE}").exists():
     split, join = pieces.EncodeAsPieces, pieces.DecodePieces
 for line in sys.stdin:
     result = translator.translate_batch(
-        [split(line)], beam_size={BEAM}, max_decoding_length=LIMIT
+        [split(line)], beam_size={BEAM}, max_input_length=READ, max_decoding_length=MADE
     )[0]
     print(join(result.hypotheses[0]), flush=True)
 '''
@@ -58,8 +58,8 @@ def export(source: Source, folder: Path, quantization: str = "float32") -> str:
         shutil.copy(path, folder / path.name)
     if source.sentencepiece:
         shutil.copy(source.sentencepiece, folder / SENTENCEPIECE)
-    limit = min(256, _positions(source) - 2)
-    example = EXAMPLE.replace("LIMIT", str(limit))
+    example = EXAMPLE.replace("READ", str(longest_source(source.rebuilt.model)))
+    example = example.replace("MADE", str(min(256, _positions(source) - 2)))
     (folder / "example.py").write_text(example, encoding="utf-8")
     # The weights are read as they are stored: "default" keeps their type.
     translator = ctranslate2.Translator(
@@ -145,14 +145,17 @@ def _compare(source: Source, translator: object, tolerance: float) -> str:
     def symbols(tokens: List[int], which: int) -> List[str]:
         return [words[which][token] for token in tokens]
 
+    most = longest_source(source.rebuilt.model)
     difference, count, same = 0.0, 0, 0
     for sentence, target, expected in translated(source):
         texts = symbols(sentence, 0), symbols(target[:-1], 1)
-        scores = translator.score_batch([texts[0]], [texts[1]])[0].log_probs
+        scores = translator.score_batch([texts[0]], [texts[1]], max_input_length=most)[
+            0
+        ].log_probs
         difference += float((torch.tensor(scores) - expected).abs().sum())
         count += len(scores)
         result = translator.translate_batch(
-            [texts[0]], beam_size=BEAM,
+            [texts[0]], beam_size=BEAM, max_input_length=most,
             max_decoding_length=min(2 * len(sentence) + 12, _positions(source) - 2),
         )[0]  # fmt: skip
         same += result.hypotheses[0] == texts[1]

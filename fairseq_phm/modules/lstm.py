@@ -130,7 +130,8 @@ class PHMLSTMCell(KeepsWeights, nn.Module):
 
         if self.training:
             return torch.cat([phm.weight for phm in layers])
-        return cache.get([*layers.parameters(), *layers.buffers()], build)
+        sources = [*layers.parameters(), *layers.buffers()]
+        return cache.get(sources, build, tuple(phm.rule_lr for phm in layers))
 
     @property
     def bias_ih(self) -> Optional[Tensor]:
