@@ -217,11 +217,8 @@ def in_process(monkeypatch):
     from recipes.driver import run as driver_run
 
     def call(command):
-        name, arguments = Path(command[0]).name, command[1:]
-        module, main = name.replace("fairseq-", "fairseq_cli."), "cli_main"
-        if command[1] == "-m":
-            module, arguments = command[2], command[3:]
-            main = "cli_main" if module.startswith("fairseq_cli") else "main"
+        _, _, module, *arguments = command
+        main = "cli_main" if module.startswith("fairseq_cli") else "main"
         out = io.StringIO()
         handler = logging.StreamHandler(out)
         handler.setFormatter(logging.Formatter("| %(name)s | %(message)s"))
@@ -234,7 +231,7 @@ def in_process(monkeypatch):
             importlib.import_module("fairseq.checkpoint_utils").save_checkpoint
         ).clear()
         with monkeypatch.context() as patch, contextlib.redirect_stdout(out):
-            patch.setattr(sys, "argv", [name, *arguments])
+            patch.setattr(sys, "argv", [module, *arguments])
             try:
                 getattr(program, main)()
             finally:

@@ -134,7 +134,9 @@ def test_a_given_checkpoint(recipe, tmp_path, monkeypatch, capsys):
     dense = lines["dense", "dense"]
     (folder,) = (tmp_path / "out" / "compress-en-de").glob("dense-seed1-*")
     checkpoint = tmp_path / "mine.pt"
-    shutil.copy(folder / "checkpoint_best.pt", checkpoint)
+    state = read_checkpoint(folder / "checkpoint_best.pt")
+    state["cfg"]["task"]["data"] = "of/another/machine"
+    torch.save(state, checkpoint)
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "mine.json").write_text('{"of": "the user"}')
     monkeypatch.setattr(driver_run, "train", lambda *_, **__: pytest.fail("trained"))

@@ -165,6 +165,35 @@ def test_modules_of_the_working_directory_are_not_taken(tmp_path):
     assert said.startswith("usage: speed.sh")
 
 
+def test_an_environment_of_ones_own_is_left_alone(tmp_path):
+    mine = tmp_path / ".venv" / "mine"
+    mine.parent.mkdir()
+    mine.write_text("kept")
+    making = [ROOT / "recipes" / "driver" / "environment.sh", mine.parent]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(making, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1 and "not made by this script" in done.stderr
+    assert mine.read_text() == "kept"
+
+
+def test_packages_of_pythonpath_count(texts, tmp_path):
+    bare = [sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"]
+    subprocess.run(bare, check=True)
+    paths = os.pathsep.join(path for path in sys.path if "site-packages" in path)
+    environment = {"RECIPE_PYTHON": str(tmp_path / "bare" / "bin" / "python")}
+    call = [
+        ROOT / "recipes" / "translate.sh", "--raw", texts, "--src", "en", "--tgt", "de",
+        "--stage", "train", "--out", tmp_path / "out", "--cpu",
+    ]  # fmt: skip
+    for path, message in [("", "has no fairseq"), (paths, "run --stage prepare first")]:
+        done = subprocess.run(
+            call, env={**os.environ, **environment, "PYTHONPATH": path},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode and message in done.stderr
+
+
 @pytest.fixture
 def translate(texts, tmp_path, in_process, monkeypatch):
     """Run the recipe for translation on a few words."""
@@ -224,6 +253,18 @@ def test_missing_hypotheses_end_in_one_line(translate, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="3 hypotheses for 4 test lines"):
         translate("--mean", "none")
     assert not list(tmp_path.glob("*/*/test-*"))
+
+
+@pytest.mark.one_version
+def test_another_translation_of_the_dense_twin_is_compared_anew(translate, tmp_path):
+    translate("--models", "dense", 4)
+    (decoding,) = tmp_path.glob("*/dense-*/test-*.json")
+    dense = json.loads(decoding.read_text())
+    dense["hypotheses"] = ["a b c d e f"] * len(dense["hypotheses"])
+    decoding.write_text(json.dumps(dense))
+    translate("--models", "dense", 4)
+    lines = [line for line in results(tmp_path) if line["model"] == "4"]
+    assert len({line["bleu_difference"] for line in lines}) == 2
 
 
 @pytest.mark.one_version

@@ -32,11 +32,14 @@ def line(model, parameters, training, search, published=()):
     }  # fmt: skip
 
 
-def test_all_models_are_measured(texts, tmp_path, in_process, monkeypatch, capsys):
+@pytest.mark.parametrize("max_tokens", [100, 1000])
+def test_all_models_are_measured(
+    texts, tmp_path, in_process, monkeypatch, capsys, max_tokens
+):
     """Dense and R = n take steps on the same batches, and translate as many tokens."""
     arguments = [
         "iwslt14-de-en", "--raw", texts, "--src", "en", "--tgt", "de", "--cpu",
-        "--size", "tiny", "--lines", 40, "--max-tokens", 100, "--beam", 2,
+        "--size", "tiny", "--lines", 40, "--max-tokens", max_tokens, "--beam", 2,
         "--models", "4r4", "dense", "--rounds", 2, "--sentences", 3, "--out", tmp_path,
         "--name", "en-de",
     ]  # fmt: skip
@@ -64,6 +67,9 @@ def test_all_models_are_measured(texts, tmp_path, in_process, monkeypatch, capsy
     assert all(found["search"]["seconds"] > 0 for found in lines)
     amounts = [count for _, count in made[:4]]
     assert amounts[0] == amounts[1] and amounts[2:] == [3, 3]
+    if max_tokens == 1000:  # all in one batch, which is taken three times
+        text = (texts / "train.en").read_text().splitlines()[:40]
+        assert amounts[0] == 3 * sum(len(line.split()) + 1 for line in text)
     again = [{**line, "training": dense["training"]} for line in lines]
     monkeypatch.setattr(speed, "results", lambda experiment, data: again)
     speed.main()

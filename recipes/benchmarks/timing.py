@@ -44,8 +44,8 @@ def rows(times: Dict[str, List[float]], **about: Any) -> List[Row]:
     result = []
     for name, seconds in times.items():
         ratios = [mine / other for mine, other in zip(seconds, times["dense"])]
-        several = len(ratios) > 1
-        low, middle, high = statistics.quantiles(ratios, n=4) if several else ratios * 3
+        twice = ratios if len(ratios) > 1 else ratios * 2
+        low, middle, high = statistics.quantiles(twice, n=4, method="inclusive")
         milliseconds = 1e3 * statistics.median(seconds)
         row = {**about, "what": name, "ms": milliseconds, "ratio": middle}
         result.append({**row, "low": low, "high": high})

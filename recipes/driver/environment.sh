@@ -42,8 +42,13 @@ elif [ "$old_base" = "$base" ]; then
   step "Installing into $venv: $extras"
   pip install -q --no-build-isolation "$source[$extras]"
 else
+  if [ -e "$venv" ] && [ ! -e "$venv/.installed" ]; then
+    echo "environment.sh: $venv is there and not made by this script: move it, or set RECIPE_PYTHON" >&2
+    exit 1
+  fi
   step "Making $venv, once (about 4 minutes where fairseq has no wheel)"
   rm -rf "$venv"
+  mkdir "$venv" && : >"$venv/.installed" # empty: not finished
   "$python" -m venv "$venv"
   pip install -q numpy"$([ "$fairseq" = stock ] && echo '<2')" cython "setuptools<81" wheel
   if [ "$fairseq" = stock ]; then

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import warnings
 import zipfile
@@ -157,21 +156,21 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def load_model(checkpoint: Path) -> Any:
-    """Load the model of a checkpoint."""
+def load_model(checkpoint: Path, **overrides: Any) -> Any:
+    """Load the model of a checkpoint.
+
+    Args:
+        checkpoint: of a training.
+        overrides: of its options, e.g. ``data`` where that has another place now.
+    """
     from fairseq import checkpoint_utils
 
     import fairseq_phm  # noqa: F401
 
-    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
+        [str(checkpoint)], arg_overrides=overrides
+    )
     return model
-
-
-def load_parameters(checkpoint: Path) -> Dict[str, int]:
-    """Count a checkpoint by :func:`fairseq_phm.count_parameters`."""
-    from fairseq_phm import count_parameters
-
-    return count_parameters(load_model(checkpoint))
 
 
 def follow(
@@ -214,7 +213,7 @@ def follow(
     if failed:
         from fairseq_phm.files import ALMOST_NONE
 
-        name = Path(command[0]).name
+        name = command[2] if command[1:2] == ["-m"] else Path(command[0]).name
         if shutil.disk_usage(log.parent).free < ALMOST_NONE:
             last = "the disk is full"
         elif failed < 0:
@@ -266,16 +265,3 @@ def drop_broken_checkpoint(folder: Path) -> None:
     numbered = sorted(folder.glob("checkpoint_*_*.pt"), key=os.path.getmtime)
     if numbered and not last.is_file():
         shutil.copyfile(numbered[-1], last)
-
-
-def tool(name: str) -> str:
-    """Find a command of this environment.
-
-    Raises:
-        RunError: there is none of this name.
-    """
-    found = shutil.which(name, path=str(Path(sys.executable).parent))
-    found = found or shutil.which(name)
-    if not found:
-        raise RunError(f"no command {name}: pip install '.[fairseq]'")
-    return found

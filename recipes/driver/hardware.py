@@ -8,7 +8,6 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from .fairseq_process import tool
 from .settings import ROOT, Machine
 from .stages import RunError
 
@@ -59,13 +58,11 @@ def train_command(machine: Machine, patience: bool = False) -> List[str]:
             "--master-addr", host, "--master-port", port or "29500",
             "-m", "recipes.driver.torchrun", *device,
         ]  # fmt: skip
-    command = [tool("fairseq-train")]
-    if patience:
-        command = [sys.executable, "-m", "recipes.driver.torchrun"]
+    module = "recipes.driver.torchrun" if patience else "fairseq_cli.train"
     world = [] if machine.cpu else ["--distributed-world-size", str(machine.gpus)]
     if machine.gpus > 1:  # or torch refuses to load the checkpoint of a resumed run
         world += ["--load-checkpoint-on-all-dp-ranks"]
-    return [*command, *device, *world]
+    return [sys.executable, "-m", module, *device, *world]
 
 
 def provenance(machine: Machine) -> Dict[str, Any]:

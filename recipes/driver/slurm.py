@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence
 
 import yaml
 
-from .fairseq_process import follow, quiet, tool
+from .fairseq_process import follow, quiet
 from .settings import ROOT
-from .stages import step
+from .stages import RunError, step
 
 if TYPE_CHECKING:
     from .translation import TranslationRun
@@ -77,6 +80,19 @@ def sweep_command(runs: Sequence[TranslationRun]) -> List[str]:
         *(launcher if machine.launcher.startswith("submitit") else []),
         *run.experiment.extra,
     ]  # fmt: skip
+
+
+def tool(name: str) -> str:
+    """Find a command of this environment.
+
+    Raises:
+        RunError: there is none of this name.
+    """
+    found = shutil.which(name, path=str(Path(sys.executable).parent))
+    found = found or shutil.which(name)
+    if not found:
+        raise RunError(f"no command {name}: pip install '.[fairseq]'")
+    return found
 
 
 def configuration(run: TranslationRun) -> Dict[str, Any]:

@@ -143,6 +143,7 @@ def _steps(run: TranslationRun) -> Made:
     trainer = Trainer(config, task, model, task.build_criterion(config.criterion))
     epoch = trainer.get_train_iterator(epoch=1)
     batches: List[Any] = list(islice(epoch.next_epoch_itr(shuffle=True), BATCHES))
+    batches = (batches * BATCHES)[:BATCHES]  # of a training set with fewer
     trainer.begin_epoch(1)
 
     def steps() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List
 
-from .fairseq_process import load_parameters
+from .fairseq_process import load_model
 from .hardware import precision_flags
 from .run import Run
 from .settings import Transformers
@@ -53,8 +53,11 @@ class TransformerRun(Run):
         Args:
             training: see :func:`read_training`.
         """
+        from fairseq_phm import count_parameters
+
         settings = self.experiment.training
-        parameters = load_parameters(self.checkpoint)
+        model = load_model(self.checkpoint, data=str(self.data.folder / "bin"))
+        parameters = count_parameters(model)
         return {
             "parameters": parameters["non_embedding"],
             "total_parameters": parameters["total"],

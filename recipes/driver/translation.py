@@ -20,14 +20,14 @@ from ..report.experiments import tables
 from ..report.tables import MARK, MARKED, tabulated
 from ..score import compare, score
 from .data import Data
-from .fairseq_process import require_checkpoint, tool
+from .fairseq_process import require_checkpoint
 from .hardware import check_machine
 from .models import DENSE
 from .options import parse_translation, program
 from .run import READING, USER_DIR, Run, runs_of, say_where
 from .settings import Translation
 from .slurm import submit
-from .stages import RunError, Stage, in_threads, read_json
+from .stages import RunError, Stage, digest, in_threads, read_json
 from .training_log import converged, lowest_loss
 from .transformer_run import TransformerRun, optimizer_flags
 
@@ -150,8 +150,9 @@ class TranslationRun(TransformerRun):
 
     @property
     def result(self) -> Path:
-        """The line of results; another one when the dense twin is there."""
-        kind = "compared" if self.twin else "result"
+        """The line of results; another one for each translation of the dense twin."""
+        twin = self.twin
+        kind = f"compared-{digest(twin.read_text('utf-8'))}" if twin else "result"
         return self.decoding.with_name(f"{kind}-{self.decoding.name}")
 
     def test(self, language: str) -> List[str]:
@@ -253,7 +254,8 @@ class TranslationRun(TransformerRun):
         """Make the command that translates, but for what it translates."""
         experiment, search = self.experiment, self.experiment.search
         return [
-            tool("fairseq-generate"), str(self.data.folder / "bin"), *self.reading,
+            sys.executable, "-m", "fairseq_cli.generate",
+            str(self.data.folder / "bin"), *self.reading,
             "--source-lang", self.source, "--target-lang", self.target,
             "--path", str(self.checkpoint),
             "--beam", str(search.beam), "--lenpen", str(search.lenpen),
