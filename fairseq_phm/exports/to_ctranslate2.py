@@ -149,10 +149,11 @@ def _compare(source: Source, translator: object, tolerance: float) -> str:
     difference, count, same = 0.0, 0, 0
     for sentence, target, expected in translated(source):
         texts = symbols(sentence, 0), symbols(target[:-1], 1)
-        scores = translator.score_batch([texts[0]], [texts[1]], max_input_length=most)[
-            0
-        ].log_probs
-        difference += float((torch.tensor(scores) - expected).abs().sum())
+        scored = translator.score_batch(
+            [texts[0]], [texts[1]], max_input_length=most
+        )[0]  # fmt: skip
+        scores = torch.tensor(scored.log_probs)
+        difference += float((scores - expected).abs().sum())
         count += len(scores)
         result = translator.translate_batch(
             [texts[0]], beam_size=BEAM, max_input_length=most,

@@ -44,8 +44,8 @@ def rows(times: Dict[str, List[float]], **about: Any) -> List[Row]:
     result = []
     for name, seconds in times.items():
         ratios = [mine / other for mine, other in zip(seconds, times["dense"])]
-        twice = ratios if len(ratios) > 1 else ratios * 2
-        low, middle, high = statistics.quantiles(twice, n=4, method="inclusive")
+        points = ratios * 2 if len(ratios) == 1 else ratios  # two at least
+        low, middle, high = statistics.quantiles(points, n=4, method="inclusive")
         milliseconds = 1e3 * statistics.median(seconds)
         row = {**about, "what": name, "ms": milliseconds, "ratio": middle}
         result.append({**row, "low": low, "high": high})

@@ -48,7 +48,8 @@ else
   fi
   step "Making $venv, once (about 4 minutes where fairseq has no wheel)"
   rm -rf "$venv"
-  mkdir "$venv" && : >"$venv/.installed" # empty: not finished
+  mkdir -p "$venv"
+  : >"$venv/.installed" # empty: not finished
   "$python" -m venv "$venv"
   pip install -q numpy"$([ "$fairseq" = stock ] && echo '<2')" cython "setuptools<81" wheel
   if [ "$fairseq" = stock ]; then
