@@ -152,7 +152,12 @@ def load(name: str) -> DataSet:
     except FileNotFoundError:
         known = ", ".join(names())
         raise DataError(f"no data set {name!r}; declared are {known}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line} is not UTF-8") from None
+    except ValueError as error:
         raise DataError(f"{path}: {error}") from None
     parts = declared.pop("parts", [])
     if isinstance(parts, list):

@@ -538,6 +538,12 @@ def test_what_a_declaration_may_just_have(tmp_path):
         declaration.load(str(file))
     file.write_text(DECLARED + 'hold_out = ["valid"]\nhold_out_every = 2\n')
     assert declaration.load(str(file)).hold_out_every == 2
+    file.write_bytes(DECLARED.encode() + b'name = "caf\xe9"\n')
+    with pytest.raises(DataError, match=r"own.toml: line \d+ is not UTF-8$"):
+        declaration.load(str(file))
+    with pytest.raises(DataError, match="^[^:]*: Is a directory$"):
+        declaration.load(str(tmp_path.rename(tmp_path.with_suffix(".toml"))))
+    tmp_path.with_suffix(".toml").rename(tmp_path)
     file.write_text(DECLARED + "max_ratio = 3\n")
     data_set = declaration.load(str(file))
     assert data_set.max_ratio == 3

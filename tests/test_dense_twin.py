@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import (
     TINY,
+    Task,
     assert_same_hypotheses,
     padded_batch,
     tiny_transformer,
@@ -180,3 +181,9 @@ def test_dynamic_quantization_needs_the_dense_model(task):
     batch = padded_batch(task)
     expected = phm.model(**batch)[0]
     assert (made(**batch)[0] - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_dense_copies_of_fairseq_0_12_2_are_left_out():
+    model = tiny_transformer(Task(), phm_n=1)
+    copies = {"encoder.layers.0.in_proj_weight": torch.ones(1)}
+    model.load_state_dict({**model.state_dict(), **copies})

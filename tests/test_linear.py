@@ -414,6 +414,17 @@ def test_fast_products_follow_no_device_and_no_default(monkeypatch):
         assert torch.equal(layer.eval()(x), other.eval()(x))
 
 
+@pytest.mark.parametrize("rule", ["learned", "random"])
+def test_cp_rules_where_half_precision_is_the_default(rule):
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        layer = PHMLinear(64, 64, 4, rule_rank=4, rule=rule)
+        assert {p.dtype for p in layer.parameters()} == {torch.bfloat16}
+        assert layer(torch.ones(3, 64)).isfinite().all()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_rule_that_was_shared_on_the_meta_device_is_refused():
     """to_empty parts it: the second layer would have what was in memory."""
     first = PHMLinear(8, 8, 4, device="meta")

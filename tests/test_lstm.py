@@ -1,11 +1,13 @@
 """PHMLSTM against nn.LSTM loaded with the materialised weights."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from fairseq_phm import PHMLSTM, PHMLSTMCell
 
@@ -82,12 +84,51 @@ def test_weights_are_used_no_longer_than_their_context():
     assert torch.equal(cell(x)[0], before)
 
 
+def test_weights_in_use_are_of_one_thread():
+    cell, x, seen = PHMLSTMCell(8, 8, 4), torch.randn(3, 8), []
+    other = threading.Thread(target=lambda: seen.append(cell(x)[0]))
+    before = cell(x)[0]
+    with cell.using(cell.weight_ih * 2, cell.weight_hh):
+        other.start()
+        other.join()
+    assert torch.equal(seen[0], before)
+
+
+def test_pruned_gates_learn_load_and_follow_edits():
+    lstm, loaded = PHMLSTM(8, 8, 4), PHMLSTM(8, 8, 4)
+    for one in (lstm, loaded):
+        prune.l1_unstructured(one.cells[0].ih[0], "blocks", 0.5)
+    x = torch.randn(3, 2, 8)
+    for _ in range(2):
+        lstm(x)[0].sum().backward()
+    loaded.load_state_dict(lstm.state_dict())
+    assert torch.equal(loaded(x)[0], lstm(x)[0])
+    with torch.no_grad():
+        before = lstm.eval()(x)[0]
+        lstm.cells[0].ih[0].blocks_orig.zero_()
+        assert not torch.equal(lstm(x)[0], before)
+
+
+@torch.no_grad()
+def test_factors_that_are_no_parameters_are_followed():
+    lstm = PHMLSTM(8, 8, 4).eval()
+    gate = lstm.cells[0].ih[0]
+    blocks = gate.blocks.detach().clone()
+    del gate._parameters["blocks"]
+    gate.blocks = blocks  # as FSDP has it
+    assert lstm.weight_ih_l0[:8].any()
+    blocks.zero_()
+    assert not lstm.weight_ih_l0[:8].any()
+
+
 @pytest.mark.parametrize(
     "make,message",
     [
         (lambda: PHMLSTM(10, 8, 4), "n=4 does not fit in_features=10"),
         (lambda: PHMLSTM(8, 10, 4), "n=4 does not fit.*10"),
         (lambda: PHMLSTM(8, 8, 4, gates="both"), "unknown gates 'both'"),
+        (lambda: PHMLSTM(8, 0, 4), "at least 1, got in_features=8, out_features=0"),
+        (lambda: PHMLSTM(8, 8, 4, dropout=1.5), "dropout must be a probability"),
         (lambda: PHMLSTM(8, 8, 4, num_layers=0), "num_layers must be at least 1"),
         (lambda: PHMLSTM(8, 8, 4)(torch.ones(3, 2, 7)), "width 7, expected 8"),
         (lambda: PHMLSTM(8, 8, 4)(torch.ones(8)), "2 or 3 dimensions"),

@@ -9,6 +9,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.lstm import LSTMModel
 from fairseq.sequence_generator import SequenceGenerator
 from torch import nn
+from torch.nn.utils import weight_norm
 
 from fairseq_phm import (
     PHMLSTM,
@@ -182,6 +183,16 @@ def test_errors(task, options, message):
         substitute_lstm(nn.Sequential(nn.LSTM(8, 8, proj_size=4)), 2)
     with pytest.raises(ValueError, match="neither attention nor an output projection"):
         substitute_lstm(nn.Sequential(nn.LSTM(8, 8)), 2, output_projections=True)
+    model = nn.ModuleDict({"a": nn.LSTM(8, 8), "b": nn.LSTM(8, 8)})
+    model["b"].weight_ih_l0 = model["a"].weight_ih_l0
+    with pytest.raises(ValueError, match="^a and b are two layers with one weight"):
+        substitute_lstm(model, 2)
+    model["a"].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="^a has the hook"):
+        substitute_lstm(model, 2)
+    normed = nn.Sequential(weight_norm(nn.LSTM(8, 8), "weight_hh_l0"))
+    with pytest.raises(ValueError, match="^0 has the hook of weight norm"):
+        substitute_lstm(normed, 2)
 
 
 def test_an_lstm_itself_and_one_in_two_places():

@@ -307,6 +307,12 @@ def test_a_faulty_line_is_named(tmp_path, spoiled, message):
             ),
             "quality: Xx, size demo: no run of the dense model",
         ),
+        (
+            lambda folder: (folder / "results.jsonl").write_text(
+                json.dumps({**line("dense", 1, ["sweep"]), "diverged": True})
+            ),
+            "quality: Xx, size demo: no run of the dense model that did not diverge",
+        ),
     ],
 )
 def test_no_report_is_one_line(tmp_path, write, message, monkeypatch):
@@ -498,6 +504,9 @@ def test_interrupted_benchmark_goes_on(benchmark_run, tmp_path, monkeypatch, cap
     report(lines, tmp_path)
     drawn = (tmp_path / "loss-time.svg").read_bytes()
     assert drawn == (folder / "loss-time.svg").read_bytes()
+    next(folder.glob("n4r4-seed2-*/result-*.json")).unlink()
+    benchmark_run()  # its checkpoints are gone, so it trains again
+    assert len(trained) == 10 and len(read([folder])) == len(lines)
     benchmark_run(
         "--models", "dense", "--views", "updates", "--seeds", "1", "--lrs", "1e-3"
     )

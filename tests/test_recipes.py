@@ -310,6 +310,37 @@ def test_names_of_an_experiment_are_those_of_the_call(translate, tmp_path, capsy
 
 
 @pytest.mark.one_version
+def test_what_is_gone_is_made_again_or_named(translate, tmp_path):
+    translate("--to", "average")
+    (folder,) = tmp_path.glob("*/n4-*")
+    (folder / "train.json").unlink()
+    with pytest.raises(SystemExit, match="train.json: run --stage train first"):
+        translate("--from", "generate")
+    translate()
+    assert len(results(tmp_path)) == 1
+    for checkpoint in folder.glob("*.pt"):
+        checkpoint.unlink()
+    message = "trained, but the checkpoints are gone: remove the folder to train again"
+    with pytest.raises(SystemExit, match=f"{folder.name}: {message}"):
+        translate("--beam", 3)
+    translate()  # nothing is to be done
+
+
+def test_help_has_the_options_of_the_script():
+    asked = [ROOT / "recipes" / "quickstart.sh", "--help"]
+    text = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    text = " ".join(text.split())
+    assert "(default: ['4'])" in text and "(default: ['dense', '4'])" not in text
+    assert "of models and training (default: demo)" in text
+
+
+def test_a_path_that_cannot_be_is_one_line():
+    asked = [ROOT / "recipes" / "quality.sh", "--raw", "x" * 300, "--src", "en"]
+    done = subprocess.run([*asked, "--tgt", "vi"], capture_output=True, text=True)
+    assert done.returncode and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.one_version
 def test_a_test_set_of_one_line(translate, texts, tmp_path):
     shutil.copytree(texts, tmp_path / "texts")
     for side in ("en", "de"):

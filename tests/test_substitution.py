@@ -341,6 +341,10 @@ def test_layers_with_one_weight_are_refused():
     block.fc2.weight = block.fc1.weight
     with pytest.raises(ValueError, match="^fc1 and fc2 are two layers with one weight"):
         substitute(block, 2)
+    block.fc2, block.head = nn.Linear(8, 8), nn.Linear(8, 8)
+    block.head.weight = block.fc1.weight
+    with pytest.raises(ValueError, match="^fc1 and head are two layers with one"):
+        substitute(block, 2)
 
 
 @pytest.mark.parametrize("options", [{}, dict(freeze_rule=True, share_rule="model")])

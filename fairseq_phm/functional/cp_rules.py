@@ -121,7 +121,8 @@ def make_cp_factors(
         return u, v, w
     if rank == n:
         v = v * (n / v.norm())
-        return torch.eye(n), v, v.clone()
+        u = torch.eye(n, dtype=torch.float32).to(v.dtype)  # torch 2.2 has no half one
+        return u, v, v.clone()
     scale = cp_rule(u, v, v).square().mean() ** (-1 / 6)
     return u * scale, v * scale, v * scale
 
@@ -135,16 +136,20 @@ def random_cp_factors(
     start out alike.
     """
 
+    default = torch.get_default_dtype()
+    dtype = torch.promote_types(default, torch.float32)  # as QR needs
+
     def factor() -> Tensor:
         squares = [
-            torch.linalg.qr(torch.randn(n, n, generator=generator))[0]
+            torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=dtype))[0]
             for _ in range((rank + n - 1) // n)
         ]
         return torch.cat(squares, 1)[:, :rank]
 
     u, v, w = factor(), factor(), factor()
     scale = cp_rule(u, v, w).square().mean() ** (-1 / 6)
-    return u * scale, v * scale, w * scale
+    u, v, w = ((factor * scale).to(default) for factor in (u, v, w))
+    return u, v, w
 
 
 def cp_linear(

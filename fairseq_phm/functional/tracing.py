@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 
 
 def is_autocasting() -> bool:
-    """Return True under torch.autocast, on any device."""
+    """Return True under torch.autocast of CUDA or the CPU."""
     return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
 
 

@@ -12,6 +12,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from ..better_transformer import without_copies
 from ..errors import wrong_options_are_data_errors
 from ..functional import ALGEBRAS, multiplication_rule
 from ..functional.tracing import is_tracing
@@ -261,6 +262,7 @@ class PHMModel:
             CheckpointMismatch: another rule than the frozen one of this model; layers
                 or sizes that differ, with the flags of the checkpoint.
         """
+        state_dict = without_copies(state_dict)
         if self.frozen_rule:
             rule = multiplication_rule(self.frozen_rule)
             check_named_rule(self, state_dict, self.frozen_rule, rule)

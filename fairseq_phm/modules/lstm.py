@@ -2,22 +2,27 @@
 
 import math
 import re
+import threading
 from contextlib import contextmanager
 from typing import Any, Iterator, List, Optional, Tuple, TypeVar, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.rnn import PackedSequence
 
 from ..functional.tracing import is_compiling
-from ..spec import PHMSpec
+from ..spec import PHMSpec, check_sizes
 from .cache import KeepsWeights, WeightCache
 from .linear import PHMLinear
 
 GATES = ("separate", "fused")
 State = Tuple[Tensor, Tensor]
 Built = TypeVar("Built", nn.LSTM, nn.LSTMCell)
+
+_sequence = threading.local()
+"""``weights`` of the sequence that this thread is in, by the ids of the cells."""
 
 
 class PHMLSTMCell(KeepsWeights, nn.Module):
@@ -74,9 +79,9 @@ class PHMLSTMCell(KeepsWeights, nn.Module):
         self.hidden_size = hidden_size
         self.n = spec.n
         self.gates = gates
-        self._weights: Optional[Tuple[Tensor, Tensor]] = None
         self._cache_ih, self._cache_hh = WeightCache(), WeightCache()
         layers = 4 if gates == "separate" else 1
+        check_sizes(input_size, hidden_size, spec.n)
         if std is None:
             std = (1 / math.sqrt(3 * hidden_size),) * 2
 
@@ -125,12 +130,17 @@ class PHMLSTMCell(KeepsWeights, nn.Module):
         return self._weight(self.hh, self._cache_hh)
 
     def _weight(self, layers: nn.ModuleList, cache: WeightCache) -> Tensor:
+        for phm in layers:
+            for hook in phm._forward_pre_hooks.values():
+                if isinstance(hook, BasePruningMethod):
+                    hook(phm, ())  # sets the pruned factor, as before a forward pass
+
         def build() -> Tensor:
             return torch.cat([phm.build_weight() for phm in layers])
 
         if self.training:
             return torch.cat([phm.weight for phm in layers])
-        sources = [*layers.parameters(), *layers.buffers()]
+        sources = [source for phm in layers for source in phm._sources()]
         return cache.get(sources, build, tuple(phm.rule_lr for phm in layers))
 
     @property
@@ -145,15 +155,17 @@ class PHMLSTMCell(KeepsWeights, nn.Module):
 
     @contextmanager
     def using(self, weight_ih: Tensor, weight_hh: Tensor) -> Iterator[None]:
-        """Within this context steps take these weights instead of building H anew."""
-        self._weights = (weight_ih, weight_hh)
+        """Have steps take these weights meanwhile, in this thread, for H built anew."""
+        weights = vars(_sequence).setdefault("weights", {})
+        weights[id(self)] = (weight_ih, weight_hh)
         try:
             yield
         finally:
-            self._weights = None
+            del weights[id(self)]
 
     def forward(self, input: Tensor, hx: Optional[State] = None) -> State:
-        weight_ih, weight_hh = self._weights or (self.weight_ih, self.weight_hh)
+        built = getattr(_sequence, "weights", {}).get(id(self))
+        weight_ih, weight_hh = built or (self.weight_ih, self.weight_hh)
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = (zeros, zeros)
@@ -197,8 +209,8 @@ class PHMLSTM(nn.Module):
         device, dtype: of the parameters.
 
     Raises:
-        ValueError: as :class:`PHMLSTMCell`; fewer than one layer; input of the wrong
-            width or number of dimensions.
+        ValueError: as :class:`PHMLSTMCell`; fewer than one layer; a dropout that is no
+            probability; input of the wrong width or number of dimensions.
 
     Shapes: as in ``nn.LSTM``: input (time, batch, input_size), or (batch, time,
     input_size) with ``batch_first``, or (time, input_size), or a PackedSequence;
@@ -231,6 +243,8 @@ class PHMLSTM(nn.Module):
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must be a probability, 0 to 1, got {dropout}")
         self.input_size = input_size
         self.hidden_size = hidden_size
         spec = PHMSpec.of(n, **options)

@@ -9,7 +9,8 @@ from torch import nn
 from ..modules import PHMEmbedding, PHMLinear, WordVectors
 from .projections import FAIRSEQ_PROJECTIONS, find_projections
 
-OUTPUTS = ("output_projection", "fc_out", "adaptive_softmax")
+OUTPUTS = ("output_projection", "fc_out", "adaptive_softmax", "lm_head")
+"""Names of projections onto the vocabulary, of fairseq and Hugging Face."""
 
 
 def count_parameters(

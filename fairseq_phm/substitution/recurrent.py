@@ -9,7 +9,7 @@ from torch import nn
 from ..modules import PHMLSTM, PHMLSTMCell
 from ..spec import PHMSpec
 from .projections import stack_of
-from .swap import substitute
+from .swap import refuse_hooks, refuse_shared_weights, substitute
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,9 @@ def substitute_lstm(
         The same model; the new layer if the model is an LSTM itself.
 
     Raises:
-        ValueError: no LSTM found; sizes that n does not divide, or an LSTM with a
-            projection (the path is named).
+        ValueError: no LSTM found; sizes that n does not divide, an LSTM with a
+            projection, hooks or parametrizations, or two modules with one weight (the
+            path is named).
     """
     output_projections = options.pop("output_maps", output_projections)
     spec = PHMSpec.of(n, **options)
@@ -63,18 +64,22 @@ def substitute_lstm(
         raise ValueError(f"{type(model).__name__} has no nn.LSTM or nn.LSTMCell")
     by_stack = {"encoder": encoder_n, "decoder": decoder_n}
     swaps: List[Tuple[str, nn.Module]] = []
-    made: Dict[int, nn.Module] = {}
+    made: Dict[nn.Module, nn.Module] = {}
+    first: Dict[nn.Module, str] = {}
     for path, dense in found:
         own = spec.with_n(by_stack.get(stack_of(path)))
         if own.n == 1 and not own.rank:
             continue
+        refuse_hooks(path, dense)
+        first.setdefault(dense, path)
         make = _layer if isinstance(dense, nn.LSTM) else _cell
         try:
-            if id(dense) not in made:
-                made[id(dense)] = make(dense, own, gates).train(dense.training)
-            swaps.append((path, made[id(dense)]))
+            if dense not in made:
+                made[dense] = make(dense, own, gates).train(dense.training)
+            swaps.append((path, made[dense]))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+    refuse_shared_weights(model, first)
     if output_projections:
         present = {path.rpartition(".")[2] for path, _ in model.named_modules()}
         names = {

@@ -98,6 +98,8 @@ def substitute(
     _check_rule(spec)
     found = _find(model, projections)
     swaps = _plan(found, spec_of, share_rule, fuse_qkv, attention_dim)
+    replaced = {one.module: one.path for swap in swaps for one in swap.group}
+    refuse_shared_weights(model, replaced)
     of_words = spec.with_n(embeddings)
     vocabularies = find_vocabularies(model, of_words, share_rule)
     count = _apply(swaps, found)
@@ -199,19 +201,11 @@ def _plan(
             if projection.kind != "ffn":
                 _check_inner_width(projection, attention_dim)
     swaps = []
-    owners: Dict[int, Projection] = {}
     for group in _groups(found, fuse_qkv, spec_of):
         spec, sizes = spec_of(group[0]), _sizes(group, attention_dim)
         _check(group, spec, *sizes)
         if spec.n > 1 or spec.rank or sizes != _sizes(group, None):
             swaps.append(Swap(group, spec, *sizes, scope(group, share_rule)))
-            for one in group:
-                owner = owners.setdefault(id(one.module.weight), one)
-                if owner.module is not one.module:
-                    raise ValueError(
-                        f"{owner.path} and {one.path} are two layers with one weight: "
-                        "make them one layer, which stays one"
-                    )
     return swaps
 
 
@@ -282,24 +276,51 @@ def _check(
 ) -> None:
     """Raise ValueError, with the path, for what cannot be replaced."""
     for projection in group:
-        dense = projection.module
-        for hooks in (
-            dense._forward_pre_hooks,
-            dense._forward_hooks,
-            dense._backward_hooks,
-            dense._backward_pre_hooks,
-        ):
-            for hook in hooks.values():
-                raise ValueError(f"{projection.path} has {_described(hook)}")
-        if is_parametrized(dense):
-            raise ValueError(
-                f"{projection.path} has parametrizations, which a PHM layer would "
-                "lose: call torch.nn.utils.parametrize.remove_parametrizations"
-            )
+        refuse_hooks(projection.path, projection.module)
     try:
         spec.check(in_features, sum(outputs))
     except ValueError as error:
         raise ValueError(f"{group[0].path}: {error}") from None
+
+
+def refuse_hooks(path: str, dense: nn.Module) -> None:
+    """Raise ValueError for a layer with hooks or parametrizations, which would go."""
+    for hooks in (
+        dense._forward_pre_hooks,
+        dense._forward_hooks,
+        dense._backward_hooks,
+        dense._backward_pre_hooks,
+    ):
+        for hook in hooks.values():
+            raise ValueError(f"{path} has {_described(hook)}")
+    if is_parametrized(dense):
+        raise ValueError(
+            f"{path} has parametrizations, which a PHM layer would lose: call "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
+
+
+def refuse_shared_weights(model: nn.Module, replaced: Mapping[nn.Module, str]) -> None:
+    """Raise ValueError if a weight of these layers is another module's as well.
+
+    Args:
+        model: that they are in.
+        replaced: layer -> its path.
+    """
+    owners = {
+        id(parameter): (layer, path)
+        for layer, path in reversed(list(replaced.items()))  # the first owner counts
+        for name, parameter in layer.named_parameters(recurse=False)
+        if name.startswith("weight")
+    }
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            layer, owner = owners.get(id(parameter), (module, ""))
+            if layer is not module:
+                raise ValueError(
+                    f"{owner} and {path} are two layers with one weight: "
+                    "make them one layer, which stays one"
+                )
 
 
 def _described(hook: Any) -> str:

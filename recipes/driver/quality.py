@@ -87,13 +87,11 @@ class Trial(TranslationRun):
     def go(self) -> None:
         """Run all stages; a training that diverges is one line.
 
-        Where it was scored with another search, its checkpoints are gone: it comes
-        again.
+        Where it was scored before, its checkpoints are gone: it comes again.
         """
-        if not (self.decoding.is_file() or any(self.folder.glob("*.pt"))):
-            if self.trained.is_file():
-                (self.folder / "train.log").unlink(missing_ok=True)
-                self.trained.unlink()
+        if self.trained.is_file() and not any(self.folder.glob("*.pt")):
+            for made in (self.folder / "train.log", self.decoding, self.trained):
+                made.unlink(missing_ok=True)
         try:
             super().go()
         except RunError as error:

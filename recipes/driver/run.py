@@ -125,6 +125,7 @@ class Run(ABC):
         ]
         with locked(self.folder, self.experiment.machine.node_rank):
             self.require_same_data()
+            self.require_checkpoints()
             run_stages(self.title, stages, self.experiment.stages)
             if "score" in self.experiment.stages:
                 self.note()
@@ -144,6 +145,22 @@ class Run(ABC):
             )
         if not self.experiment.machine.node_rank:
             write_json(file, summary)
+
+    def require_checkpoints(self) -> None:
+        """Refuse a finished training whose checkpoints are gone, where they are needed.
+
+        Raises:
+            RunError: they are.
+        """
+        finished = self.making == "train" and self.trained.is_file()
+        needed = set(self.experiment.stages) - {"prepare", "train"}
+        if not finished or not needed or self.result.is_file():
+            return
+        if not any(self.folder.glob("*.pt")):
+            raise RunError(
+                f"{self.folder}: trained, but the checkpoints are gone: remove the "
+                "folder to train again"
+            )
 
     def train(self) -> None:
         """Fill the folder with checkpoints."""

@@ -33,6 +33,8 @@ class Stage(NamedTuple):
 def run_stages(title: str, stages: Sequence[Stage], wanted: Sequence[str]) -> None:
     """Run the wanted stages that come after the last finished one.
 
+    And the first, which all others need, should its output be gone.
+
     Raises:
         RunError: a stage failed, or what it starts from is not there.
     """
@@ -42,12 +44,15 @@ def run_stages(title: str, stages: Sequence[Stage], wanted: Sequence[str]) -> No
         last = stages[done[-1]]
         step(f"{title}: {last.name}: using {last.output}")
         chosen = [place for place in chosen if place > done[-1]]
+    if chosen and chosen[0] and not stages[0].output.is_file():
+        if stages[0].name in wanted:
+            chosen = [0, *chosen]
     for place in chosen:
-        if place and not stages[place - 1].output.is_file():
-            before = stages[place - 1]
-            raise RunError(
-                f"{title}: no {before.output}: run --stage {before.name} first"
-            )
+        for before in (stages[0], stages[place - 1]) if place else ():
+            if not before.output.is_file():
+                raise RunError(
+                    f"{title}: no {before.output}: run --stage {before.name} first"
+                )
         step(f"{title}: {stages[place].name}")
         stages[place].make()
 

@@ -30,9 +30,10 @@ def read_training(log: Path) -> Dict[str, Any]:
 
     Returns:
         ``training_seconds``, validation included, by the clock (fairseq's ``wall``
-        stays 0 once a training is resumed); ``curve``: [update, mean training loss
-        since the one before, validation loss] for each validation; and the
-        ``accuracies`` of the validations in per cent, where there are any.
+        stays 0 once a training is resumed); ``curve``: [update, mean of the training
+        losses that were logged since the one before, validation loss] for each
+        validation; and the ``accuracies`` of the validations in per cent, where there
+        are any. fairseq logs the loss of the last 20 updates, of fewer after a resume.
     """
     seconds, part = 0.0, 0.0
     begun: Optional[datetime] = None

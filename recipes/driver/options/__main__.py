@@ -7,6 +7,8 @@ import os
 import sys
 from importlib.util import find_spec
 
+from data_prep import errors_in_one_line
+
 from . import program, recipes
 
 NEEDED = (
@@ -15,7 +17,8 @@ NEEDED = (
 )  # fmt: skip
 
 module, arguments = sys.argv[1], sys.argv[2:]
-getattr(recipes, f"parse_{module}")(arguments)
+with errors_in_one_line(program(module)):
+    getattr(recipes, f"parse_{module}")(arguments)
 missing = [name for name in NEEDED if not find_spec(name)]
 if os.environ.get("RECIPE_PYTHON") and missing:
     sys.exit(

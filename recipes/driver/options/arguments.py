@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Callable, NoReturn, Optional, Sequence
+from typing import Any, Callable, NoReturn, Optional, Sequence
 
 from data_prep import SPLITS
 
@@ -33,6 +33,16 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+class _ShowHelp(argparse.Action):
+    """Help whose defaults are what comes before it: the script's own options."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, *_: Any) -> None:
+        given = {k: v for k, v in vars(namespace).items() if v is not None}
+        parser.set_defaults(**given)
+        parser.print_help()
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """Its errors are one line, without the usage of twenty."""
 
@@ -51,7 +61,9 @@ def new_parser(
         epilog="What follows -- goes to fairseq-train, e.g. -- --phm-share-rule none. "
         "A second run reuses what is there; an interrupted one goes on. " + note,
         formatter_class=_Help,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action=_ShowHelp, nargs=0, help="this text")
     parser.set_defaults(**NOT_EVERYWHERE)
     return parser
 
