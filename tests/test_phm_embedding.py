@@ -491,3 +491,9 @@ def test_command_line(corpus, tmp_path):
         assert len(re.findall(r"^H-\d+\t", output, re.MULTILINE)) == 11
     state = torch.load(averaged, weights_only=False)["model"]
     assert state["encoder.embed_tokens.blocks"].shape == (4, 4, 8)
+
+
+@torch.no_grad()
+def test_logits_are_contiguous():
+    projection = PHMEmbedding(2047, 512, 4).projection().eval()
+    assert projection(torch.randn(2, 3, 512)).is_contiguous()

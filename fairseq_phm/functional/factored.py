@@ -70,7 +70,7 @@ def factored_linear(
     if whole:
         return output
     output = output.narrow(-1, start - first * height, stop - start)
-    return output if bias is None else output + bias
+    return output.contiguous() if bias is None else output + bias
 
 
 def kronecker_rows(rule: Optional[Tensor], blocks: Tensor, rows: Tensor) -> Tensor:
