@@ -479,3 +479,45 @@ def test_deployment_benchmark(corpus, trained, monkeypatch, capsys):
     dense, phm, float32, int8 = (re.split("  +", row)[1:] for row in rows)
     assert dense[2] == phm[2] == float32[2]  # BLEU
     assert dense[1] == "1.00" and float(int8[3]) < float(float32[3])
+
+
+def test_how_a_model_has_learned(corpus, trained, monkeypatch, capsys):
+    from recipes.benchmarks import learning
+
+    def main(*arguments):
+        monkeypatch.setattr(sys, "argv", ["learning", *map(str, arguments)])
+        learning.main()
+        return capsys.readouterr().out
+
+    data = ["--data", corpus / "bin", "--batches", 3, "--max-tokens", 60]
+    name, heads, _, *rows = main(trained / "checkpoint_best.pt", *data).splitlines()
+    assert name.endswith("checkpoint_best.pt")
+    assert re.split("  +", heads.strip()) == [
+        "rms of H", "effective rank", "signal: weights", "signal: rule"
+    ]  # fmt: skip
+    found = {cells[0]: cells[1:] for cells in (re.split("  +", row) for row in rows)}
+    assert "decoder cross-attention v, out" in found
+    for stack in ("encoder", "decoder"):
+        assert all(0 < float(x) <= 1 for x in found[f"{stack} feed-forward fc1"][:2])
+    for arguments, message in (
+        ([corpus / "none.pt", *data], "none.pt: No such file"),
+        ([trained / "checkpoint_best.pt", "--data", corpus], "best.pt: not of "),
+        ([trained / "checkpoint_best.pt", *data[:-1], 10**6], "fewer than two batches"),
+    ):
+        with pytest.raises(SystemExit, match=message) as error:
+            main(*arguments)
+        assert "\n" not in error.value.code
+
+
+def test_signal_is_what_batches_have_in_common():
+    from recipes.benchmarks.learning import signal
+
+    layer = torch.nn.Linear(50, 1, bias=False)
+    noise = torch.randn(40, 50, generator=torch.Generator().manual_seed(1))
+
+    def criterion(model, sample):
+        return model(sample).sum(), 1, {}
+
+    for common in (0.0, 1.0):
+        found = signal(layer, criterion, list(noise + common))
+        assert found["weight"] == pytest.approx(common / 2, abs=0.02)
