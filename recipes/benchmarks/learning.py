@@ -37,8 +37,6 @@ LAYER = re.compile(r"(encoder|decoder)\.layers\.\d+\.(?:(\w+_attn)\.)?(fc\d|\w+_
 
 def main() -> None:
     options = parse()
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*pin_memory")
     with errors_in_one_line("learning"):
         for path in options.checkpoints:
             print(f"{path}\n{look(path, options)}\n", flush=True)
@@ -155,4 +153,6 @@ def signal(
 
 
 if __name__ == "__main__":
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*pin_memory")
     main()
