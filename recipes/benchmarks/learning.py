@@ -29,6 +29,7 @@ from data_prep import DataError, errors_in_one_line
 from fairseq_phm.checkpoint import read_checkpoint
 from fairseq_phm.densify import dense_state
 from fairseq_phm.errors import one_line
+from fairseq_phm.inspection import Layer
 
 PAIRS = {"q_proj": "q, k", "k_proj": "q, k", "v_proj": "v, out", "out_proj": "v, out"}
 PLACES = {"self_attn": "self-attention", "encoder_attn": "cross-attention"}
@@ -75,7 +76,9 @@ def look(path: Path, options: argparse.Namespace) -> str:
         place = place_of(name.rpartition(".")[0])
         if place and weight.dim() == 2:
             lines[place]["rms of H"].append(weight.square().mean().sqrt().item())
-            lines[place]["effective rank"].append(effective_rank(weight))
+            values = Layer(name, torch.linalg.svdvals(weight.float()))
+            rank = values.effective / min(weight.shape)
+            lines[place]["effective rank"].append(rank)
     if not lines:
         raise DataError(f"{path}: has no layers of a Transformer")
     task.load_dataset("train")
@@ -110,17 +113,6 @@ def place_of(layer: str) -> str:
     stack, attention, projection = found.groups()
     kind = PLACES.get(attention, "feed-forward")
     return f"{stack} {kind} {PAIRS.get(projection, projection)}"
-
-
-def effective_rank(weight: Tensor) -> float:
-    """Return the effective rank over the full one, 0 to 1.
-
-    >>> round(effective_rank(torch.eye(4)), 4)
-    1.0
-    """
-    shares = torch.linalg.svdvals(weight.float()).square()
-    shares = shares / shares.sum().clamp_min(torch.finfo(torch.float32).tiny)
-    return float(torch.special.entr(shares).sum().exp()) / min(weight.shape)
 
 
 def signal(
