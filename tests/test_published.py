@@ -74,8 +74,10 @@ def test_translation(script, handed):
     wide = parse_translation(words("--size", "paper", "--wide"))
     assert str(wide.models[-1]) == "16-wide" and wide.folder == found.folder
     given = words("--size", "paper", "--models", "4", "--updates", "9")
-    found = parse_translation([*given, "--layers", "2", "--", "--clip-norm", "3"])
+    given += ["--layers", "2", "--dropout", "0"]
+    found = parse_translation([*given, "--", "--clip-norm", "3"])
     assert (list(map(str, found.models)), found.training.updates) == (["4"], 9)
+    assert "--share-all-embeddings --dropout 0 " in " ".join(training_flags(found))
     assert found.training.layers == 2 and found.extra == ("--clip-norm", "3")
     small = parse_translation(words())
     assert list(map(str, small.models)) == ["dense", "4"]

@@ -381,7 +381,7 @@ def test_updates_of_equal_time():
         (["--gpus", "2"], "--gpus: throughput is measured on one; --views updates"),
         (["--report", "a", "--out", "b"], "--out has no effect: --report and --views"),
         (["cldr", "--report", "a"], "cldr has no effect"),
-        (["--report", "a", "--", "--dropout", "0"], "--dropout has no effect"),
+        (["--report", "a", "--", "--clip-norm", "0"], "--clip-norm has no effect"),
     ],
 )
 def test_bad_options_end_in_one_line(arguments, message, capsys):

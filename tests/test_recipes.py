@@ -326,6 +326,7 @@ def test_help_has_the_options_of_the_script():
     text = " ".join(text.split())
     assert "(default: ['4'])" in text and "(default: ['dense', '4'])" not in text
     assert "of models and training (default: demo)" in text
+    assert "of embeddings and sublayers (default: 0.0)" in text
 
 
 def test_a_path_that_cannot_be_is_one_line():
@@ -373,6 +374,8 @@ def test_a_test_set_of_one_line(translate, texts, tmp_path):
         (["--models", "3"], "--models 3: 3 does not divide the widths of phm_tran"),
         (["--lr", "-1"], "--lr -1: a learning rate is positive"),
         (["--lr", "nan"], "--lr nan: a learning rate is positive"),
+        (["--dropout", "1"], "--dropout 1: at least 0 and less than 1"),
+        (["--", "--dropout", "0"], "--dropout after --: the recipe has --dropout for"),
         (["--", "--max-epoch=9"], "--max-epoch after --: the recipe has --updates"),
         (["--", "--seed", "9"], "--seed after --: the recipe has --seeds for this"),
         (["--seeds", "1", "-2"], "--seeds -2: a seed is 0 to 4294967295"),

@@ -49,8 +49,9 @@ class LanguageModelRun(TransformerRun):
         depth = ["--decoder-layers", str(training.layers)] if training.layers else []
         return [
             *self.model.flags(training.arch), "--seed", str(self.seed), *depth,
-            *self.task_flags, "--share-decoder-input-output-embed", "--dropout", "0.1",
-            *optimizer_flags(experiment), *self.extra,
+            *self.task_flags, "--share-decoder-input-output-embed",
+            "--dropout", f"{training.dropout:g}", *optimizer_flags(experiment),
+            *self.extra,
         ]  # fmt: skip
 
     @property

@@ -119,6 +119,7 @@ class Training:
     max_tokens: int
     save_interval: int  # updates between checkpoints, each after a validation
     layers: int  # of the encoder and of the decoder, each; 0: the architecture's
+    dropout: float
     schedule: str  # flags of fairseq-train; {decay}: updates after the warm-up
 
     @property

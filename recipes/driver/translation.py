@@ -312,7 +312,7 @@ def training_flags(experiment: Translation) -> List[str]:
     layers = ["--encoder-layers", depth, "--decoder-layers", depth]
     return [
         "--encoder-normalize-before", "--decoder-normalize-before",
-        "--share-all-embeddings", "--dropout", "0.1",
+        "--share-all-embeddings", "--dropout", f"{training.dropout:g}",
         "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
         *optimizer_flags(experiment), *(layers if training.layers else []),
     ]  # fmt: skip
