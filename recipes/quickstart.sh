@@ -7,5 +7,5 @@
 # PYTHON=python3.12 ./recipes/quickstart.sh  chooses the interpreter.
 set -euo pipefail
 . "$(dirname "$0")/driver/recipe.sh"
-recipe translation cldr --name quickstart --size demo --updates 2200 --max-tokens 1000 \
-  --dropout 0 --models 4 --src en --tgt de --mean none "$@"
+recipe translation cldr --name quickstart --size quickstart --models 4 --src en --tgt de \
+  --mean none "$@"

@@ -32,7 +32,7 @@ def command(corpus, *arguments):
         word for s in ("train", "valid", "test") for word in (f"--{s}", corpus / s)
     ]
     options = [
-        "cldr", "--name", "quickstart", "--size", "demo", "--models", "4",
+        "cldr", "--name", "quickstart", "--size", "quickstart", "--models", "4",
         "--mean", "none", "--src", "xx", "--tgt", "yy", "--updates", "6",
         "--max-tokens", "200", "--vocab-size", "30", "--beam", "2",
         "--out", corpus / "runs",

@@ -325,8 +325,7 @@ def test_help_has_the_options_of_the_script():
     text = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     text = " ".join(text.split())
     assert "(default: ['4'])" in text and "(default: ['dense', '4'])" not in text
-    assert "of models and training (default: demo)" in text
-    assert "of embeddings and sublayers (default: 0.0)" in text
+    assert "of models and training (default: quickstart)" in text
 
 
 def test_a_path_that_cannot_be_is_one_line():

@@ -49,6 +49,7 @@ class Size:
     checkpoints: int  # saved, each after a validation
     schedule: str  # flags of fairseq-train; {decay}: updates after the warm-up
     lines: int = 0  # of the training set, a tenth of it for the others; 0: all
+    dropout: float = 0.1
 
 
 ADAM = "--adam-betas (0.9,0.98) --clip-norm 1.0"
@@ -72,6 +73,10 @@ SIZES: Dict[str, Size] = {
     "demo": Size(
         "phm_transformer_tiny", 2000, 150, 4e-3, 1500, 2000, 8,
         f"--lr-scheduler cosine --lr-period-updates {{decay}} {ADAM}",
+    ),
+    "quickstart": Size(
+        "phm_transformer_tiny", 2200, 150, 4e-3, 1000, 2000, 8,
+        f"--lr-scheduler cosine --lr-period-updates {{decay}} {ADAM}", dropout=0.0,
     ),
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ def main() -> None:
                     run.score()
                     run.note()
             results = [run.noted for run in runs]
-            if experiment.size == "demo":
+            if experiment.size == "quickstart":
                 print_comparison(results, [run.title for run in runs])
             else:
                 print("\n" + "\n\n".join(tables(results)))

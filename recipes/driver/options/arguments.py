@@ -28,7 +28,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults where there are any."""
 
     def _get_help_string(self, action: argparse.Action) -> Optional[str]:
-        if action.default is None or action.default is False:
+        if action.default in (None, False):
             return action.help
         return super()._get_help_string(action)
 
@@ -128,7 +128,7 @@ def add_size(
         add("--warmup-updates", type=int, help="updates of rising learning rate")
     add("--max-tokens", type=int, help="tokens in a batch, of its longer side")
     add("--vocab-size", type=int, help="subwords, shared by both sides")
-    add("--dropout", type=float, default=0.1, help="of embeddings and sublayers")
+    add("--dropout", type=float, help="of embeddings and sublayers")
     add("--layers", type=int, help="of each stack, encoder and decoder")
     add("--lines", type=int, help="training lines; a tenth for the rest; 0: all")
     return add

@@ -22,8 +22,7 @@ OF_THE_PAPER = ("models", "seeds", "updates", "layers", "epochs")
 
 FLAGS = {
     "--arch": ["--arch"], "--bf16": ["--bf16"], "--dropout": ["--dropout"],
-    "--fp16": ["--fp16"],
-    "--lr": ["--lr", "--lrs"],
+    "--fp16": ["--fp16"], "--lr": ["--lr", "--lrs"],
     "--max-epoch": ["--epochs", "--updates"], "--max-tokens": ["--max-tokens"],
     "--max-update": ["--updates"], "--phm-n": ["--models"], "--save-dir": ["--out"],
     "--save-interval-updates": ["--save-interval"], "--seed": ["--seeds"],
@@ -109,8 +108,8 @@ def _check_numbers(parser: argparse.ArgumentParser, given: argparse.Namespace) -
             for rate in value if name == "lrs" else [value]:
                 if not 0 < rate < math.inf:
                     parser.error(f"{option} {rate:g}: a learning rate is positive")
-    dropout = getattr(given, "dropout", 0)
-    if not 0 <= dropout < 1:
+    dropout = getattr(given, "dropout", None)
+    if dropout is not None and not 0 <= dropout < 1:
         parser.error(f"--dropout {dropout:g}: at least 0 and less than 1")
     warmup, updates, lenpen = (
         getattr(given, name, None) for name in ("warmup_updates", "updates", "lenpen")

@@ -401,7 +401,7 @@ def _training(given: argparse.Namespace) -> Training:
         max_tokens=given.max_tokens or size.max_tokens,
         save_interval=0,
         layers=given.layers or 0,
-        dropout=given.dropout,
+        dropout=size.dropout if given.dropout is None else given.dropout,
         schedule=size.schedule,
     )
     training = training.of_length(given.updates or size.updates, size.checkpoints)
